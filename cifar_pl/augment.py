@@ -1,0 +1,65 @@
+"""Random changes of a training image: albumentations, seeded per image and epoch.
+
+albumentations' own seeding repeats itself in every worker and, with one seed, draws the same numbers
+in each transform of a pipeline. Here one generator per (seed, epoch, image) feeds them all, so what
+happens to an image does not depend on workers, processes, order, or an interruption.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import albumentations as A
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+cv2.setNumThreads(0)  # OpenCV's threads would fight with torch's, and with those of other workers
+
+# A transform, or a function that waits for the training images' mean colour.
+Transform: TypeAlias = "A.BasicTransform | Callable[..., A.BasicTransform]"
+
+
+class Augment:
+    """A pipeline over named transforms, in their order; a None is left out."""
+
+    def __init__(self, transforms: Mapping[str, Transform | None], mean: Sequence[float], seed: int) -> None:
+        """Build the pipeline.
+
+        Args:
+            transforms: Albumentations transforms, or functions that take `fill` and return one.
+            mean: Mean colour of the training images, three numbers in [0, 1].
+            seed: Of the run, 0 or more.
+        """
+        fill = [round(255 * value) for value in mean]
+        steps = [t if isinstance(t, A.BasicTransform) else t(fill=fill) for t in transforms.values() if t is not None]
+        self._pipeline = A.Compose(steps, strict=True)
+        self._seed = seed
+
+    def __call__(self, image: NDArray[np.uint8], epoch: int, index: int) -> NDArray[np.uint8]:
+        """What (seed, epoch, index) makes of an image: uint8 (H, W, 3) in, uint8 (H', W', 3) out."""
+        rng = np.random.default_rng((self._seed, epoch, index))
+        self._pipeline.set_random_state(rng, random.Random(int(rng.integers(1 << 62))))  # noqa: S311
+        out: NDArray[np.uint8] = self._pipeline(image=image)["image"]
+        return out
+
+
+def cutout(hole: int = 16, number: int = 1, p: float = 1.0, *, fill: Sequence[float]) -> A.CoarseDropout:
+    """`number` square holes of `hole` pixels a side, wholly inside the image, filled with one colour.
+
+    DeVries & Taylor (2017, arXiv 1708.04552) centre the hole anywhere and clip it at the border; here,
+    as albumentations has it, the hole is always whole.
+
+    Args:
+        hole: Side of a hole, pixels.
+        number: Holes per image; they may overlap.
+        p: Probability that an image gets them.
+        fill: Colour, three numbers in [0, 255].
+    """
+    return A.CoarseDropout(
+        num_holes_range=(number, number),
+        hole_height_range=(hole, hole),
+        hole_width_range=(hole, hole),
+        fill=tuple(fill),
+        p=p,
+    )

@@ -1,0 +1,102 @@
+"""The run's pictures, as files and in TensorBoard, and the numbers that compare runs there."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from cifar_pl import figures, rundir
+from cifar_pl.callbacks.epoch_log import EpochLog
+from cifar_pl.classifier import Classifier, Predictions
+from cifar_pl.datamodule import DataModule
+from cifar_pl.report import confusion
+
+EXAMPLES, DRAWS = 8, 8  # of the augmentation grid
+LAYOUT = {"train and validation": {n: ["Multiline", [f"train/{n}", f"val/{n}"]] for n in ("loss", "acc")}}
+
+
+class Dashboard(Callback):
+    """Augmentation grid at the start, curves at the end of fit, confusion matrix after each, HParams last."""
+
+    def __init__(self, run_dir: str | Path, hparams: Mapping[str, Any]) -> None:
+        """Write into `run_dir`; `hparams` are the columns of TensorBoard's HParams tab."""
+        self._run_dir, self._hparams = Path(run_dir), dict(hparams)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
+        """Show what the augmentation does to the first training images."""
+        if not trainer.is_global_zero:
+            return
+        data = _data(trainer)
+        draws = [data.batch("train", epoch, EXAMPLES) for epoch in range(DRAWS)]
+        shown = [batch.image.permute(0, 2, 3, 1).numpy() for batch in draws]
+        original = data.pixels("train", draws[0].index.numpy())
+        publish(trainer, self._run_dir, "augmentations", figures.augmentations(original, shown))
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self._hparams)
+        for logger in _boards(trainer):
+            logger.experiment.add_custom_scalars(LAYOUT)
+            if (finder := self._run_dir / rundir.LR_FIGURE).exists():
+                logger.experiment.add_image("lr_finder", imread(finder)[..., :3], dataformats="HWC")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
+        """Draw the curves, and how the last validation confused the classes."""
+        if not trainer.is_global_zero:
+            return
+        rows = [row for c in trainer.callbacks if isinstance(c, EpochLog) for row in c.rows]  # type: ignore[attr-defined]
+        if rows:
+            publish(trainer, self._run_dir, "curves", figures.curves(rows))
+        self._confusion(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
+        """Save and draw the test's predictions; enter the run into the HParams tab."""
+        if not trainer.is_global_zero:
+            return
+        predictions = pl_module.predictions["test"]
+        buffer = io.BytesIO()
+        np.savez(buffer, **{name: value.numpy() for name, value in predictions._asdict().items()})
+        rundir.write(self._run_dir / "predictions.npz", buffer.getvalue())
+        self._confusion(trainer, pl_module, "test")
+        scores = {"hp/test_acc": float(trainer.callback_metrics["test/acc"])}
+        if "val" in pl_module.predictions:
+            scores["hp/val_acc"] = accuracy(pl_module.predictions["val"])
+        hparams = {**self._hparams, "lr": pl_module.hparams["lr"]}
+        for logger in _boards(trainer):
+            logger.log_hyperparams({k: v for k, v in hparams.items() if v is not None}, scores)
+
+    def _confusion(self, trainer: Trainer, pl_module: Classifier, split: str) -> None:
+        if split in pl_module.predictions:
+            p = pl_module.predictions[split]
+            classes = pl_module.hparams["classes"]
+            counts = confusion(p.logits.argmax(1).numpy(), p.label.numpy(), len(classes))
+            title = f"{'validation' if split == 'val' else split}: {accuracy(p):.2%} of {len(p.label)} images right"
+            publish(
+                trainer, self._run_dir, f"confusion_matrix_{split}", figures.confusion_matrix(counts, classes, title)
+            )
+
+
+def publish(trainer: Trainer, run_dir: Path, name: str, figure: Figure) -> None:
+    """Save a figure as `figures/<name>.png` and show it in TensorBoard."""
+    rundir.write(run_dir / "figures" / f"{name}.png", figures.png(figure))
+    for logger in _boards(trainer):
+        logger.experiment.add_figure(name, figure, trainer.current_epoch, close=False)
+
+
+def accuracy(predictions: Predictions) -> float:
+    """The share of right predictions, in [0, 1]."""
+    return float((predictions.logits.argmax(1) == predictions.label).float().mean())
+
+
+def _boards(trainer: Trainer) -> list[TensorBoardLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _data(trainer: Trainer) -> DataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, DataModule)
+    return data

@@ -1,0 +1,155 @@
+"""The LightningModule: loss, metrics, optimizer and schedule around any network."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from cifar_pl.datamodule import Batch
+from cifar_pl.errors import require
+
+Schedule = Callable[..., LRSchedulerConfigType | None]
+
+
+class Predictions(NamedTuple):
+    """What the network said of a whole split, on the CPU.
+
+    Attributes:
+        logits: float32 (N, classes).
+        label: int64 (N,), the given classes.
+        index: int64 (N,), as in `datamodule.Batch`.
+    """
+
+    logits: torch.Tensor
+    label: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
+
+
+class Classifier(LightningModule):
+    """Trains a network with cross-entropy; logs `split/loss` and `split/acc` for train, val and test.
+
+    The loss of val and test is without label smoothing, so that it compares between recipes. After
+    each validation and test `predictions[split]` holds what the network said; a checkpoint carries
+    those of its epoch's validation.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Schedule,
+        classes: Sequence[str],
+        lr: float,
+        label_smoothing: float = 0.0,
+        monitor: str = "val/acc",
+    ) -> None:
+        """Wrap `network`.
+
+        Args:
+            network: uint8 images (B, 3, H, W) to logits (B, classes).
+            optimizer: From parameters and `lr`.
+            scheduler: From the optimizer, `epochs` and `total_steps`; see `schedulers`.
+            classes: Names of the classes, in the order of the logits.
+            lr: The learning rate, above 0.
+            label_smoothing: Of the training loss, in [0, 1).
+            monitor: The logged value that a plateau schedule follows.
+        """
+        super().__init__()
+        require(lr > 0, f"optimizer.lr={lr}: it must be above 0.")
+        require(0 <= label_smoothing < 1, f"classifier.label_smoothing={label_smoothing}: it must be in [0, 1).")
+        self.network = network
+        self.save_hyperparameters({"lr": lr, "classes": list(classes)}, logger=False)
+        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self._label_smoothing, self._monitor = label_smoothing, monitor
+        self.metrics = nn.ModuleDict()
+        for split in ("train", "val", "test"):
+            self.metrics[f"{split}/acc"] = MulticlassAccuracy(len(classes), average="micro")
+            self.metrics[f"{split}/loss"] = MeanMetric()
+        self.predictions: dict[str, Predictions] = {}
+        self._seen: list[Predictions] = []
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 3, H, W) to logits (B, classes)."""
+        logits: torch.Tensor = self.network(image)
+        return logits
+
+    def metric(self, name: str) -> Metric:
+        """The torchmetrics object behind `split/loss` or `split/acc`."""
+        metric = self.metrics[name]
+        assert isinstance(metric, Metric)
+        return metric
+
+    def _step(self, batch: Batch, split: str) -> torch.Tensor:
+        logits = self(batch.image)
+        smoothing = self._label_smoothing if split == "train" else 0.0
+        loss = F.cross_entropy(logits.float(), batch.label, label_smoothing=smoothing)
+        self.metric(f"{split}/acc").update(logits.detach(), batch.label)
+        self.metric(f"{split}/loss").update(loss.detach(), weight=len(batch.label))
+        for name in (f"{split}/acc", f"{split}/loss"):
+            self.log(name, self.metric(name), on_step=False, on_epoch=True, batch_size=len(batch.label))
+        if split != "train":
+            self._seen.append(Predictions(logits.float().cpu(), batch.label.cpu(), batch.index.cpu()))
+        return loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """The loss of one batch."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """The same, measured."""
+        return self._step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """The same, on the test images."""
+        return self._step(batch, "test")
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's predictions."""
+        self._seen = []
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep what the network said."""
+        self.predictions["val"] = Predictions(*map(torch.cat, zip(*self._seen, strict=True)))
+
+    def on_test_epoch_end(self) -> None:
+        """Keep what the network said."""
+        self.predictions["test"] = Predictions(*map(torch.cat, zip(*self._seen, strict=True)))
+
+    def on_validation_end(self) -> None:
+        """Step a plateau schedule, before this epoch's checkpoint is written."""
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau) and self.trainer.state.fn == "fit":
+            scheduler.step(self.trainer.callback_metrics[self._monitor])
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Step every other schedule when Lightning says so."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig | Optimizer:
+        """A fresh optimizer and schedule for the run that the trainer plans."""
+        optimizer = self._make_optimizer(self.network.parameters(), lr=self.hparams["lr"])
+        scheduler = self._make_scheduler(
+            optimizer,
+            epochs=self.trainer.max_epochs,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+        )
+        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the validation's predictions, as plain tensors."""
+        checkpoint["predictions"] = {split: p._asdict() for split, p in self.predictions.items() if split == "val"}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them back."""
+        self.predictions |= {split: Predictions(**p) for split, p in checkpoint["predictions"].items()}

@@ -1,0 +1,97 @@
+"""What stands around `train.py` on a shell: resolvers, `resume=`, signals, one message per mistake."""
+
+import os
+import re
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cifar_pl import resume
+from cifar_pl.errors import UserError, nearest
+
+CONF = Path(__file__).parents[1] / "conf"
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def run(main: Callable[[], object]) -> int:
+    """Run a `hydra.main` function; the exit status: 0, 1 for an error, 130 or 143 after a signal.
+
+    `HYDRA_FULL_ERROR=1` shows every error with its traceback instead.
+    """
+    register_resolvers()
+    signal.signal(signal.SIGTERM, _terminate)
+    wanted = os.environ.get(FULL_ERROR)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # a log file gets lines, not thousands of bars
+    try:
+        sys.argv[1:] = resume.arguments(sys.argv[1:])
+        os.environ[FULL_ERROR] = "1"  # so that Hydra hands its errors on to us
+        main()
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
+            return 130
+        raise
+    except Exception as error:
+        if wanted not in (None, "0"):
+            raise
+        sys.stderr.write(f"\nerror: {explain(error)}\n")
+        return 1
+    finally:
+        os.environ.pop(FULL_ERROR) if wanted is None else os.environ.update({FULL_ERROR: wanted})
+    return 0
+
+
+def register_resolvers() -> None:
+    """`${run_id:}`: four hex digits, the same all through the process; `${safe:TEXT}`: as a file name."""
+    run_id = secrets.token_hex(2)
+    OmegaConf.register_new_resolver("run_id", lambda: run_id, replace=True)
+    OmegaConf.register_new_resolver("safe", _safe, replace=True)
+
+
+def explain(error: BaseException) -> str:
+    """An error as a user reads it: what, why, and the nearest names where a name was unknown."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        lines = dict.fromkeys(f"{error}\n{error.__cause__ or ''}".splitlines())  # ordered, each once
+        text = " ".join(line.strip() for line in lines if line.strip() and "object_type" not in line)
+        return text + _hint(text)
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or ''} (the run stopped here; what was written stays)"
+    return f"{type(error).__name__}: {error} ({FULL_ERROR}=1 shows where; a run keeps it in its train.log)"
+
+
+def _hint(text: str) -> str:
+    option = re.search(r"Could not find '([\w-]+)/([^']+)'", text)
+    if option:
+        return nearest(option[2], (path.stem for path in (CONF / option[1]).glob("*.yaml")))
+    key = re.search(r"Could not (?:override|delete from config) '([^']+)'", text)
+    return nearest(key[1].split("@")[0], _known()) if key else ""
+
+
+def _known() -> list[str]:
+    """Every group and every key that the shipped configs have, as people type them."""
+    known = [path.name for path in CONF.iterdir() if path.is_dir()]
+    for path in CONF.rglob("*.yaml"):
+        group = path.parent.relative_to(CONF).as_posix()
+        prefix = "" if group in (".", "experiment") else f"{group}."
+        node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        known += [prefix + key for key in resume.flat(node or {})]
+    return known
+
+
+def _safe(text: object) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", str(text))[:80].strip("_") or "default"
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)

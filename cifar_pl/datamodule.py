@@ -1,0 +1,240 @@
+"""Split once, hand out batches of uint8 images."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cifar_pl.augment import Augment, Transform
+from cifar_pl.errors import require
+from cifar_pl.sources import Images, Source
+
+Key = tuple[int, int]  # (epoch, row of the image in its part of the source)
+
+
+class Batch(NamedTuple):
+    """Some images.
+
+    Attributes:
+        image: uint8 (B, 3, H, W), RGB, in channels-last memory.
+        label: int64 (B,).
+        index: int64 (B,), row in the source's training part (train, val) or test part (test).
+    """
+
+    image: torch.Tensor
+    label: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
+
+
+class EpochSampler(Sampler[Key]):
+    """Rows of one split as (epoch, row), so that workers need no other word of the epoch.
+
+    The order of an epoch depends on `(seed, epoch)` alone. Of several processes each gets its share,
+    all of the same length. Lightning calls `set_epoch`, after a resume too.
+    """
+
+    def __init__(self, rows: NDArray[np.int64], seed: int | None, rank: int = 0, world_size: int = 1) -> None:
+        """Sample `rows`, shuffled by `seed`, or as they are where it is None."""
+        self._rows, self._seed, self._rank, self._world_size = rows, seed, rank, world_size
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0, that the next iteration hands out."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """The number of images this process gets in an epoch."""
+        return len(self._rows) // self._world_size
+
+    def __iter__(self) -> Iterator[Key]:
+        """The epoch's (epoch, row) pairs."""
+        rows = self._rows
+        if self._seed is not None:
+            rows = np.random.default_rng((self._seed, self._epoch)).permutation(rows)
+        for row in rows[self._rank :: self._world_size][: len(self)].tolist():
+            yield self._epoch, row
+
+
+class ImageDataset(Dataset[Batch]):
+    """Images by (epoch, row), a batch at a time; augmented where there is an `augment`."""
+
+    def __init__(self, images: Images, augment: Augment | None = None) -> None:
+        """Serve `images`."""
+        self.images, self.augment = images, augment
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.images)
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """The images with these keys as one batch; torch's loader asks for whole batches where it can."""
+        rows = np.array([row for _, row in keys])
+        pixels = self.images.pixels[rows]
+        if self.augment is not None:
+            pixels = np.stack([self.augment(p, epoch, row) for p, (epoch, row) in zip(pixels, keys, strict=True)])
+        image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        return Batch(image, torch.from_numpy(self.images.labels[rows]), torch.from_numpy(rows))
+
+
+class DataModule(LightningDataModule):
+    """Training, validation and test batches of one source."""
+
+    def __init__(
+        self,
+        source: Callable[[], Source],
+        augment: Mapping[str, Transform | None],
+        val_size: int,
+        batch_size: int,
+        num_workers: int | str = "auto",
+        split_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Remember what to do; `load` does it.
+
+        Args:
+            source: Returns the images.
+            augment: Named random transforms of training images.
+            val_size: How many training images to hold out, stratified; 0 for none.
+            batch_size: Images per step and process. A training epoch drops its incomplete last batch.
+            num_workers: Loader processes per split. `auto`: on a CPU none, because augmentation takes
+                2 % of the time and training has the cores anyway; with a GPU one per core, up to 8.
+            split_seed: Chooses the held-out images; not the run's seed, for seeds must not change the exam.
+            seed: Of the run: order and augmentation.
+
+        Raises:
+            UserError: a number is out of range.
+        """
+        super().__init__()
+        _whole("data.val_size", val_size, 0)
+        _whole("data.batch_size", batch_size, 1)
+        if num_workers != "auto":
+            _whole("data.num_workers", num_workers, 0)
+        _whole("split_seed", split_seed, 0)
+        _whole("seed", seed, 0)
+        self._make_source, self._transforms = source, augment
+        self.val_size, self.batch_size = val_size, batch_size
+        self._num_workers, self._split_seed, self._seed = num_workers, split_seed, seed
+        self._source: Source | None = None
+
+    def load(self) -> Source:
+        """Read the images, split them, and measure their colours; the second call does nothing.
+
+        Raises:
+            UserError: the source cannot be read, or holds too few images for this split.
+        """
+        if self._source is not None:
+            return self._source
+        source = self._make_source()
+        train, val = stratified_split(source.train.labels, self.val_size, self._split_seed)
+        require(
+            len(train) >= self.batch_size,
+            f"data.batch_size={self.batch_size}: there are only {len(train)} training images "
+            f"({len(val)} more are held out for validation). Make it smaller.",
+        )
+        self.mean, self.std = channel_statistics(source.train.pixels[train])
+        augment = Augment(self._transforms, self.mean, self._seed)
+        augment(source.train.pixels[train[0]], 0, 0)  # a transform that does not fit fails here, not in a worker
+        self._rows = {"train": train, "val": val, "test": np.arange(len(source.test))}
+        self._sets = {
+            "train": ImageDataset(source.train, augment),
+            "val": ImageDataset(source.train),
+            "test": ImageDataset(source.test),
+        }
+        self._source = source
+        return source
+
+    def setup(self, stage: str) -> None:
+        """Lightning's name for `load`."""
+        self.load()
+
+    def pixels(self, split: str, index: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The original images that a batch's `index` names: uint8 (N, H, W, 3)."""
+        return self._sets[split].images.pixels[index]
+
+    def batch(self, split: str, epoch: int, number: int) -> Batch:
+        """The first `number` images of a split, as the given epoch would show them."""
+        return self._sets[split].__getitems__([(epoch, row) for row in self._rows[split][:number].tolist()])
+
+    def size(self, split: str) -> int:
+        """How many images a split has."""
+        return len(self._rows[split])
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled and augmented; full batches only."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EpochSampler(self._rows["train"], self._seed, rank, world_size)
+        return self._loader("train", sampler, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[None]:
+        """In order, every image in every process, so that no image counts twice. Empty without validation."""
+        return self._loader("val", EpochSampler(self._rows["val"], None)) if self.val_size else []
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """In order, every image in every process."""
+        return self._loader("test", EpochSampler(self._rows["test"], None))
+
+    def _loader(self, split: str, sampler: EpochSampler, drop_last: bool = False) -> DataLoader[Batch]:
+        gpu = torch.cuda.is_available()
+        workers = (min(os.cpu_count() or 1, 8) if gpu else 0) if self._num_workers == "auto" else int(self._num_workers)
+        return DataLoader(
+            self._sets[split],
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=gpu,
+            persistent_workers=workers > 0,
+        )
+
+
+def stratified_split(
+    labels: NDArray[np.int64], val_size: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split rows into (train, val), both ascending; val has `val_size` rows, each class its share.
+
+    Shares that are no whole numbers are rounded down, and the largest remainders get one more.
+
+    Raises:
+        UserError: nothing would be left to train on.
+    """
+    n = len(labels)
+    require(val_size < n, f"data.val_size={val_size}: the training part has only {n} images. Make it smaller.")
+    rng = np.random.default_rng(seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    shares = counts * val_size / n
+    take = np.floor(shares).astype(int)
+    take[np.argsort(take - shares, kind="stable")[: val_size - take.sum()]] += 1
+    held_out = [rng.permutation(np.flatnonzero(labels == c))[:k] for c, k in zip(classes, take, strict=True)]
+    val = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(n), val), val
+
+
+def channel_statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels of (N, H, W, 3), in [0, 1].
+
+    Exact: sums of whole numbers, a thousand images at a time.
+    """
+    total, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for start in range(0, len(pixels), 1000):
+        flat = pixels[start : start + 1000].reshape(-1, 3).astype(np.int64)
+        total += flat.sum(axis=0)
+        squares += (flat * flat).sum(axis=0)
+    n = pixels.size / 3
+    mean = total / n
+    std = np.sqrt(squares / n - mean**2)
+    return tuple((mean / 255).tolist()), tuple((np.maximum(std, 1) / 255).tolist())  # 1: images of one colour
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    require(ok, f"{name}={value}: it must be a whole number, {least} or more.")

@@ -1,0 +1,266 @@
+"""Config to objects, then: rate, fit, test once, summary. The only module below `train.py` that knows Hydra."""
+
+import copy
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+
+from cifar_pl import figures, hardware, lr_finder, report, resume, rundir, schedulers
+from cifar_pl.callbacks import EpochLog, Progress
+from cifar_pl.classifier import Classifier
+from cifar_pl.datamodule import DataModule
+from cifar_pl.errors import UserError, require
+
+log = logging.getLogger(__name__)
+
+MONITORS = {"val/acc": "max", "val/loss": "min"}
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Run one experiment in its run directory.
+
+    Returns:
+        The best monitored value; None without validation.
+
+    Raises:
+        UserError: the config asks for something that cannot be done.
+    """
+    run_dir = Path(cfg.run_dir)
+    if cfg.resume:
+        resume.check(cfg, run_dir)  # before a file is touched
+    matplotlib.use("Agg")
+    _one_log()
+    try:
+        with rundir.tracked(run_dir) if _first_process() else nullcontext():
+            return _run(cfg, run_dir)
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it need not keep the network
+        raise
+
+
+def _run(cfg: DictConfig, run_dir: Path) -> float | None:
+    _check(cfg)
+    if _first_process():
+        rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+        rundir.write(run_dir / resume.OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(overrides)))
+    seed_everything(cfg.seed, workers=True, verbose=False)
+
+    data: DataModule = build(cfg.datamodule)
+    source = data.load()
+    held_out = (
+        f"{data.size('val')} for validation" if cfg.data.val_size else "none held out: the last checkpoint is tested"
+    )
+    log.info("Images: %d to train on, %s, %d to test on.", data.size("train"), held_out, data.size("test"))
+    network = build(cfg.model)(num_classes=len(source.classes), mean=data.mean, std=data.std)
+    network = network.to(memory_format=torch.channels_last)
+    classifier_of = build(cfg.classifier, "classifier")
+
+    accelerator = hardware.accelerator(cfg.trainer.accelerator)
+    precision = hardware.precision(cfg.precision, accelerator)
+    checkpoint = load_checkpoint(run_dir / rundir.LAST, network) if cfg.resume else None
+    lr, lr_source = float(cfg.optimizer.lr), "from the config"
+    if checkpoint is not None:
+        lr = checkpoint["hyper_parameters"]["lr"]
+    elif cfg.lr_finder and _first_process():
+        throwaway = {"accelerator": accelerator, "precision": precision, "devices": 1, "default_root_dir": run_dir}
+        spare = classifier_of(
+            network=copy.deepcopy(network), scheduler=schedulers.constant, classes=source.classes, lr=lr
+        )
+        find_rate(cfg.lr_finder, spare, data, throwaway, run_dir)
+    if cfg.lr_finder and (run_dir / rundir.FINDER).exists():  # a resumed run's, or another process's, as well
+        found = rundir.read_json(run_dir / rundir.FINDER)
+        lr, lr_source = found["lr"], found["source"]
+
+    machine = hardware.describe()
+    log.info("Rate %g (%s), %s on %s, %d threads.", lr, lr_source, precision, machine["cpu"], machine["threads"])
+    classifier: Classifier = classifier_of(network=network, classes=source.classes, lr=lr)
+    if cfg.compile:
+        network.compile()  # in place: no `_orig_mod.` in checkpoints, and copies of it are not compiled
+    callbacks = _callbacks(cfg)
+    trainer: Trainer = build(cfg.trainer)(
+        precision=precision,
+        callbacks=callbacks,
+        logger=[build(node, f"logger.{name}") for name, node in cfg.logger.items() if node] or False,
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        enable_progress_bar=any(isinstance(c, Progress) for c in callbacks),
+        **({} if cfg.data.val_size else {"limit_val_batches": 0}),
+    )
+    trainer.fit(
+        classifier, datamodule=data, ckpt_path=str(run_dir / rundir.LAST) if checkpoint else None, weights_only=True
+    )
+    # the test loads a checkpoint, and with it the callbacks' state of that epoch
+    rows = [row for c in callbacks if isinstance(c, EpochLog) for row in c.rows]
+    best = next((c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor), None)
+    value = best.best_model_score if best else trainer.callback_metrics.get(cfg.monitor)
+    tested = best.best_model_path if best else None
+    trainer.test(classifier, datamodule=data, ckpt_path=tested, verbose=False, weights_only=True)
+    if _first_process():
+        predictions = classifier.predictions["test"]
+        said = predictions.logits.argmax(1).numpy()
+        counts = report.confusion(said, predictions.label.numpy(), len(source.classes))
+        summary = {
+            "status": "finished",
+            "test": {
+                "loss": float(trainer.callback_metrics["test/loss"]),
+                "acc": float(trainer.callback_metrics["test/acc"]),
+                "acc_per_class": report.per_class_accuracy(counts, source.classes),
+            },
+            **report.training(rows, cfg.monitor, cfg.mode, cfg.target_acc),
+            "lr": {"value": lr, "source": lr_source},
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "protocol": {
+                "images": {split: data.size(split) for split in ("train", "val", "test")},
+                "tested_checkpoint": f"best {cfg.monitor}" if best else "last",
+            },
+            "seed": cfg.seed,
+            "overrides": list(OmegaConf.load(run_dir / resume.OVERRIDES)),
+            **report.provenance(),
+            "hardware": {**machine, "precision": precision, "accelerator": accelerator},
+        }
+        rundir.write_json(run_dir / rundir.SUMMARY, summary)
+        log.info("\n%s\n", report.table(summary, run_dir))
+    return None if value is None else float(value)
+
+
+def find_rate(
+    cfg: Mapping[str, Any], spare: Classifier, data: DataModule, trainer: dict[str, Any], run_dir: Path
+) -> None:
+    """Range test on a spare classifier; curve, suggestions and choice as CSV, JSON and picture.
+
+    Where the curve is hopeless, the choice is the spare's own rate, with a loud warning.
+    """
+    method = cfg["method"]
+    require(method in lr_finder.METHODS, f"lr_finder.method={method}: one of {', '.join(lr_finder.METHODS)}.")
+    log.info("Learning-rate range test: %d steps from %g to %g", cfg["num_training"], cfg["min_lr"], cfg["max_lr"])
+    curve = lr_finder.measure(
+        spare, data.train_dataloader(), trainer, cfg["num_training"], cfg["min_lr"], cfg["max_lr"]
+    )
+    choice = lr_finder.choose(curve)
+    if choice.problem:
+        lr, origin = spare.hparams["lr"], f"from the config, because in the range test {choice.problem}"
+        log.warning("!! The range test found no rate: %s. Training uses the configured rate, %g.", choice.problem, lr)
+    else:
+        lr, origin = choice.suggestions[method], f"range test, {method}"
+        log.info("Range test: %s; used: %s", ", ".join(f"{k} {v:.3g}" for k, v in choice.suggestions.items()), method)
+    table = np.column_stack([curve.lr, curve.loss, curve.smooth])
+    lines = ["lr,loss,smoothed", *(",".join(f"{v:.8g}" for v in row) for row in table)]
+    rundir.write(run_dir / "lr_finder.csv", "\n".join(lines) + "\n")
+    figure = figures.lr_curve(curve.lr, curve.loss, curve.smooth, choice.suggestions, lr)
+    rundir.write(run_dir / rundir.LR_FIGURE, figures.png(figure))
+    rundir.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": origin, "suggestions": choice.suggestions})
+
+
+def build(node: DictConfig, name: str = "") -> Any:
+    """What a config node describes.
+
+    Raises:
+        UserError: an argument that does not exist or does not fit, named.
+    """
+    try:
+        with warnings.catch_warnings():
+            # albumentations only warns of a misspelt argument, and goes on with its default
+            warnings.filterwarnings("error", message="Argument", category=UserWarning)
+            return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from None
+        key = next((line.partition(": ")[2] for line in str(error).splitlines() if line.startswith("full_key")), name)
+        raise UserError(f"{key}: {cause}") from error
+
+
+def load_checkpoint(path: Path, network: nn.Module) -> dict[str, Any]:
+    """A checkpoint of this network, plain values only (`weights_only=True`).
+
+    Raises:
+        UserError: the file is damaged, holds more than plain values, or is of another network.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        weights = {
+            k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items() if k.startswith("network.")
+        }
+        copy.deepcopy(network).load_state_dict(weights)
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"{path} cannot be used: {' '.join(reason[:3])}. It is damaged, or of another network."
+        ) from error
+    return checkpoint
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuse, before anything is loaded, what could only fail later."""
+    epochs = cfg.trainer.max_epochs
+    require(
+        isinstance(epochs, int) and epochs > 0, f"trainer.max_epochs={epochs}: it must be a whole number, 1 or more."
+    )
+    require(
+        cfg.monitor in MONITORS, f"monitor={cfg.monitor}: one of {', '.join(MONITORS)}; the test set selects nothing."
+    )
+    require(
+        cfg.mode == MONITORS[cfg.monitor], f"mode={cfg.mode}: monitor={cfg.monitor} needs mode={MONITORS[cfg.monitor]}."
+    )
+    if cfg.data.val_size == 0:
+        require(
+            "plateau" not in cfg.scheduler["_target_"],
+            "scheduler=plateau follows the validation, but data.val_size=0 leaves none. Hold images out, or take "
+            "scheduler=onecycle, multistep, cosine or constant.",
+        )
+
+
+def _callbacks(cfg: DictConfig) -> list[Callback]:
+    """The config's callbacks; without validation not those that watch it. A bar where a person looks on."""
+    callbacks: list[Callback] = []
+    for name, node in cfg.callbacks.items():
+        if node is None:
+            continue
+        if cfg.data.val_size == 0 and str(node.get("monitor")).startswith("val/"):
+            require(
+                name == "best", f"callbacks.{name} watches {node.monitor}, but data.val_size=0 leaves no validation."
+            )
+            continue
+        callbacks.append(build(node, f"callbacks.{name}"))
+    return [*callbacks, Progress()] if sys.stderr.isatty() else callbacks
+
+
+def _first_process() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _one_log() -> None:
+    """Let Lightning and warnings write into the run's log, once each, without what everybody knows."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+        library.setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.callbacks.model_summary").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    for noise in (
+        ".*does not have many workers.*",  # chosen: see DataModule
+        ".*exists and is not empty.*",  # a run directory holds .hydra and the log before the first checkpoint
+        ".*have no `val_dataloader`.*",  # chosen: data.val_size=0, and the range test
+        ".*not supported by the model summary.*",  # its megabytes, of float32 weights, are right
+        ".*smaller than the logging interval.*",  # rows are per epoch
+        ".*LeafSpec.*",  # Lightning 2.6 on torch 2.15
+    ):
+        warnings.filterwarnings("ignore", message=noise)

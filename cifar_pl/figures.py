@@ -1,0 +1,145 @@
+"""Arrays to matplotlib figures, nothing else: the caller saves and forgets them.
+
+Figures are made without pyplot, so none of them stays alive in a global list.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+TRAIN, VAL, MARK = "#1f77b4", "#d95f02", "#c02020"
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def lr_curve(
+    lr: NDArray[np.float64],
+    loss: NDArray[np.float64],
+    smooth: NDArray[np.float64],
+    suggestions: Mapping[str, float],
+    chosen: float,
+) -> Figure:
+    """A range test: loss of each batch and smoothed, over the rate; suggestions dotted, the choice solid."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(lr, loss, ".", color="0.75", markersize=4, label="one batch")
+    axes.plot(lr, smooth, color=TRAIN, label="smoothed")
+    for (name, value), style in zip(suggestions.items(), ((0, (1, 1)), (0, (4, 2)), (0, (6, 1, 1, 1))), strict=False):
+        axes.axvline(value, color="0.4", linestyle=style, label=f"{name} {value:.3g}")
+    axes.axvline(chosen, color=MARK, label=f"used {chosen:.3g}")
+    finite = smooth[np.isfinite(smooth)]
+    if len(finite):
+        axes.set_ylim(max(0.0, finite.min() - 0.3), finite.max() + 0.3)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title="learning-rate range test")
+    axes.legend()
+    return figure
+
+
+def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss, accuracy and rate over epochs, out of rows as in metrics.csv; missing values leave a gap."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    epochs = [row["epoch"] for row in rows]
+    axes = figure.subplots(1, 3)
+    for ax, name, unit in ((axes[0], "loss", 1), (axes[1], "acc", 100)):
+        for split, color in (("train", TRAIN), ("val", VAL)):
+            points = [(row["epoch"], unit * row[f"{split}/{name}"]) for row in rows if f"{split}/{name}" in row]
+            if points:
+                ax.plot(*zip(*points, strict=True), "o-", color=color, markersize=3, label=split)
+        ax.legend()
+        ax.grid(alpha=0.3)
+    axes[0].set(title="loss", xlabel="epoch")
+    axes[1].set(title="accuracy, %", xlabel="epoch")
+    axes[2].plot(epochs, [row["lr"] for row in rows], "o-", color="0.3", markersize=3)
+    highest = max(row["lr"] for row in rows)  # a rate that ends at zero has no place on a log scale
+    axes[2].set(
+        title="learning rate at the epoch's end", xlabel="epoch", yscale="log", ylim=(highest / 3e3, 2 * highest)
+    )
+    for ax in axes:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def augmentations(original: NDArray[np.uint8], draws: Sequence[NDArray[np.uint8]]) -> Figure:
+    """One grid: images down, the original and then the epochs' draws across; each uint8 (N, H, W, 3)."""
+    columns = [original, *draws]
+    rows = len(original)
+    figure = Figure(figsize=(1.1 * len(columns), 1.1 * rows + 0.4), layout="constrained")
+    for column, (images, ax_column) in enumerate(zip(columns, figure.subplots(rows, len(columns)).T, strict=True)):
+        for image, ax in zip(images, ax_column, strict=True):
+            _show(ax, image)
+        ax_column[0].set_title("image" if column == 0 else f"epoch {column}", fontsize=9)
+    return figure
+
+
+def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
+    """Counts (true, predicted) as numbers on a heat map of each true class's share."""
+    n = len(classes)
+    side = max(5.0, 0.62 * n + 2)
+    figure = Figure(figsize=(side + 0.5, side), layout="constrained")
+    axes = figure.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if n <= 30:
+        for (true, predicted), count in np.ndenumerate(counts):
+            color = "white" if share[true, predicted] > 0.5 else "black" if count else "0.7"
+            axes.text(predicted, true, str(count), ha="center", va="center", fontsize=9, color=color)
+    axes.set_xticks(range(n), classes, rotation=45, ha="right")
+    axes.set_yticks(range(n), classes)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    return figure
+
+
+def gallery(
+    images: NDArray[np.uint8],
+    maps: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
+    captions: Sequence[tuple[str, str, str]],
+    title: str,
+) -> Figure:
+    """Misclassified images, each with the heat maps for the predicted and for the true class.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        maps: For each layer the maps for the predicted and the true class, float32 (N, H, W) in [0, 1].
+        captions: For each image the texts over the image, the predicted and the true class's map.
+        title: Over it all.
+    """
+    width = 1 + 2 * len(maps)
+    across = max(1, 9 // width)  # entries side by side
+    down = -(-len(images) // across)
+    figure = Figure(figsize=(1.45 * width * across + 0.2, 1.75 * down + 0.6), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(down, across * width, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for n, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, first = n // across, n % across * width
+        _show(axes[row, first], image, caption[0])
+        for layer, (predicted, true) in enumerate(maps.values()):
+            _show(axes[row, first + 1 + 2 * layer], _overlay(image, predicted[n]), caption[1], MARK)
+            _show(axes[row, first + 2 + 2 * layer], _overlay(image, true[n]), caption[2], "#207030")
+    return figure
+
+
+def _overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A heat map (H, W) in [0, 1] over an image in grey: uint8 (H, W, 3)."""
+    grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2) / 255
+    color = colormaps["inferno"](heat)[..., :3]
+    mixed = grey * (1 - 0.6 * heat[..., None]) + 0.6 * heat[..., None] * color
+    overlay: NDArray[np.uint8] = np.rint(255 * np.clip(mixed, 0, 1)).astype(np.uint8)
+    return overlay
+
+
+def _show(ax: Axes, image: NDArray[np.uint8], title: str = "", color: str = "black") -> None:
+    ax.imshow(image, interpolation="nearest")
+    ax.set_title(title, fontsize=8, color=color)
+    ax.axis("off")

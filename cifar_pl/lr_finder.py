@@ -1,0 +1,143 @@
+"""The learning-rate range test (Smith 2017, arXiv 1506.01186): measure with Lightning, choose here.
+
+Lightning's own suggestion differentiates by the rate, not by its logarithm, since 2.5.3, so noise at
+the smallest rates decides; nothing here calls it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.tuner.tuning import Tuner
+from pytorch_lightning.utilities.seed import isolate_rng  # restores random state on errors too
+
+from cifar_pl.errors import require
+
+METHODS = ("steepest", "valley", "min_div_10")
+DIVERGED = 4.0  # times the smallest loss: Lightning stops there
+LEAST_POINTS = 10
+LEAST_FALL = 0.05
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A measured range test: rates, ascending, and the training loss of one batch at each; float64 (n,)."""
+
+    lr: NDArray[np.float64]
+    loss: NDArray[np.float64]
+
+    @property
+    def smooth(self) -> NDArray[np.float64]:
+        """The loss under a Gaussian of n/20 points, centred, so that nothing is shifted to larger rates.
+
+        A loss above twice the start counts as that, lest a divergence lift the curve before it happens.
+        """
+        n = len(self.loss)
+        sigma = max(n / 20, 1.0)
+        reach = min(math.ceil(3 * sigma), n - 1)
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+        capped = np.minimum(self.loss, 2 * np.median(self.loss[: max(n // 10, 1)]))
+        return np.convolve(np.pad(capped, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a curve suggests: the rate of each method, or why there is none."""
+
+    suggestions: dict[str, float]
+    problem: str | None = None
+
+
+def measure(
+    classifier: LightningModule, loader: Any, trainer: dict[str, Any], num_training: int, min_lr: float, max_lr: float
+) -> Curve:
+    """Train for `num_training` steps while the rate grows from `min_lr` to `max_lr` on a log scale.
+
+    Runs on a throw-away trainer and changes the classifier: give it one to throw away. Random state
+    is restored. Ends early where the smoothed loss is four times its minimum.
+
+    Args:
+        classifier: To be trained from its present weights.
+        loader: The training batches.
+        trainer: Arguments of the throw-away `Trainer`.
+        num_training: Steps, 50 or more.
+        min_lr: First rate.
+        max_lr: Last rate.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    require(num_training >= 50, f"lr_finder.num_training={num_training}: fewer than 50 steps give no curve.")
+    require(0 < min_lr < max_lr, f"lr_finder.min_lr={min_lr}, max_lr={max_lr}: they must be positive and ascending.")
+    losses: list[torch.Tensor] = []  # Lightning records a moving average that lags behind
+    step = classifier.training_step
+
+    def recorded(*arguments: Any) -> Any:
+        loss: Any = step(*arguments)
+        losses.append(loss.detach())
+        return loss
+
+    classifier.training_step = recorded  # type: ignore[method-assign]
+    with isolate_rng():
+        throwaway = Trainer(
+            **trainer,
+            max_epochs=math.ceil(num_training / len(loader)),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        finder = Tuner(throwaway).lr_find(
+            classifier,
+            train_dataloaders=loader,
+            num_training=num_training,
+            min_lr=min_lr,
+            max_lr=max_lr,
+            early_stop_threshold=DIVERGED,
+            update_attr=False,
+        )
+    assert finder is not None  # None only under fast_dev_run
+    loss = torch.stack(losses).double().cpu().numpy()
+    return Curve(np.array(finder.results["lr"], float), loss)
+
+
+def choose(curve: Curve) -> Choice:
+    """Suggest rates, on the log scale, or say why the curve is hopeless.
+
+    * steepest: where the smoothed loss falls fastest;
+    * valley: the middle of the last third of its longest fall (as fastai's `valley`, 2021);
+    * min_div_10: a tenth of the rate at which it is smallest.
+    """
+    whole = np.isfinite(curve.loss)
+    end = len(whole) if whole.all() else int(np.argmin(whole))
+    if end < LEAST_POINTS:
+        return Choice({}, f"the loss was finite for only {end} steps")
+    kept = Curve(curve.lr[:end], curve.loss[:end])
+    smooth = kept.smooth
+    lowest = int(np.argmin(smooth))
+    start = float(smooth[: max(end // 10, 1)].mean())
+    if start - smooth[lowest] < LEAST_FALL * start:
+        return Choice({}, f"the loss never fell by {LEAST_FALL:.0%} (from {start:.3f} to {smooth[lowest]:.3f} at best)")
+    slope = np.gradient(smooth, np.log10(kept.lr))
+    first, last = _longest_fall(smooth[: lowest + 1])
+    return Choice(
+        {
+            "steepest": float(kept.lr[np.argmin(slope[: lowest + 1])]),
+            "valley": float(kept.lr[first + (last - first) * 5 // 6]),
+            "min_div_10": float(kept.lr[lowest] / 10),
+        }
+    )
+
+
+def _longest_fall(loss: NDArray[np.float64]) -> tuple[int, int]:
+    """First and last position of the longest run of falling values."""
+    best, begin = (0, 0), 0
+    for i in range(1, len(loss)):
+        if loss[i] >= loss[i - 1]:
+            begin = i
+        best = max(best, (begin, i), key=lambda span: span[1] - span[0])
+    return best

@@ -1,0 +1,52 @@
+"""ResNet18 for small images; its first layer takes uint8 pixels."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torchvision.models import resnet18 as torchvision_resnet18
+from torchvision.models.resnet import ResNet
+
+
+class Normalize(nn.Module):
+    """uint8 (N, 3, H, W) to float32 `(x / 255 - mean) / std`, per channel.
+
+    As a layer, it puts the preprocessing into every checkpoint, and pixels stay displayable until here.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take the channels' mean and standard deviation, in [0, 1]."""
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Normalise. Raises TypeError for anything but uint8: floats would be scaled a second time."""
+        if image.dtype != torch.uint8:
+            raise TypeError(f"The network takes uint8 images from 0 to 255, got {image.dtype}.")
+        return (image / 255 - self.mean) / self.std
+
+
+def resnet18(num_classes: int, mean: Sequence[float], std: Sequence[float], zero_init_residual: bool = False) -> ResNet:
+    """ResNet18 of torchvision with the stem for 32x32 images: 3x3, stride 1, no max-pool.
+
+    He et al. (2016, arXiv 1512.03385), section 4.2, use this stem on CIFAR-10. With 10 classes it has
+    11,173,962 parameters. For images of 32 pixels, layer1 to layer4 give 32, 16, 8 and 4 pixels.
+
+    Args:
+        num_classes: Length of the logits.
+        mean: Of each channel of the training images, in [0, 1].
+        std: The same, standard deviation.
+        zero_init_residual: Start each residual branch at zero (Goyal et al. 2017, arXiv 1706.02677, 5.1).
+    """
+    network = torchvision_resnet18(weights=None, num_classes=num_classes, zero_init_residual=zero_init_residual)
+    stem = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as torchvision inits the others
+    named = OrderedDict[str, nn.Module](normalize=Normalize(mean, std), conv=stem)
+    network.conv1 = nn.Sequential(named)  # inside, so that layer1..4 keep their names
+    network.maxpool = nn.Identity()
+    return network

@@ -1,0 +1,88 @@
+"""A run in numbers: summary.json, and the short table at the end."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "albumentations",
+    "hydra-core",
+    "grad-cam",
+    "numpy",
+)
+
+
+def confusion(predicted: NDArray[np.int64], label: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """How often each true class (row) was predicted as each class (column): int64 (classes, classes)."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (label, predicted), 1)
+    return counts
+
+
+def per_class_accuracy(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float | None]:
+    """Of each class's images the share that is right, in [0, 1]; None for a class without images."""
+    return {
+        name: float(row[n] / row.sum()) if row.sum() else None
+        for n, (name, row) in enumerate(zip(classes, counts, strict=True))
+    }
+
+
+def training(rows: Sequence[Mapping[str, float]], monitor: str, mode: str, target_acc: float) -> dict[str, Any]:
+    """The part of the summary that the rows of metrics.csv hold."""
+    scored = [row for row in rows if monitor in row]
+    best = (max if mode == "max" else min)(scored, key=lambda row: row[monitor]) if scored else None
+    reached = [row["epoch"] for row in rows if row.get("val/acc", 0.0) >= target_acc]
+    return {
+        "val": {"best_acc": best["val/acc"], "best_loss": best["val/loss"], "best_epoch": best["epoch"]}
+        if best
+        else None,
+        "train": {"acc": rows[-1]["train/acc"], "loss": rows[-1]["train/loss"]},
+        "target_acc": target_acc,
+        "first_epoch_at_target": reached[0] if reached else None,
+        "epochs": len(rows),
+        "seconds": sum(row["seconds"] for row in rows),
+        "images_per_second": float(np.median([row["images_per_second"] for row in rows])),
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Versions of what computed, and the commit of this code where it is in a git checkout."""
+    return {"git": _git(), "versions": {name: version(name) for name in PACKAGES}}
+
+
+def table(summary: Mapping[str, Any], run_dir: Path) -> str:
+    """What a person wants to know first, and where the rest is."""
+    val, lr = summary["val"], summary["lr"]
+    lines = {
+        "test accuracy": f"{summary['test']['acc']:.2%}",
+        "validation accuracy": f"{val['best_acc']:.2%} (epoch {val['best_epoch']} of {summary['epochs']})"
+        if val
+        else "none",
+        "learning rate": f"{lr['value']:.3g} ({lr['source']})",
+        "seconds": f"{summary['seconds']:.0f} of training and validation",
+        "images/s": f"{summary['images_per_second']:.0f} in training",
+        "look at": f"{run_dir / 'figures'}",
+        "": f"tensorboard --logdir {run_dir.parents[1] if len(run_dir.parents) > 1 else run_dir}",
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in lines.items())
+
+
+def _git() -> dict[str, Any] | None:
+    def ask(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git, or no checkout

@@ -1,0 +1,122 @@
+"""`resume=RUN`: the run's own overrides again, in the run's own directory, contradictions refused."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_pl import rundir
+from cifar_pl.errors import require
+
+OVERRIDES = ".hydra/overrides.yaml"
+# What may differ: it does not change a single weight.
+FREE = {"resume", "run_dir", "trainer.max_epochs", "data.num_workers"}
+# Only joins parts that are compared themselves.
+WIRING = ("datamodule.", "classifier.")
+
+
+def arguments(argv: list[str]) -> list[str]:
+    """The command line with `resume=` expanded: the run's overrides, then the new ones, its directory.
+
+    Raises:
+        UserError: with `-m`, with `lr_finder=`, or where there is no run to resume.
+    """
+    asked = [a.partition("=")[2] for a in argv if a.startswith("resume=")]
+    if not asked or asked[-1] in ("", "null"):
+        return argv
+    require(
+        not {"-m", "--multirun"} & set(argv),
+        "resume= goes on with one run: leave out -m (a sweep is made of runs, resume them one by one).",
+    )
+    require(
+        not any(a.startswith("lr_finder=") for a in argv),
+        "lr_finder= and resume= exclude each other: the rate of the run is already chosen "
+        "and is read from its checkpoint. Leave out lr_finder=.",
+    )
+    directory = find(asked[-1])
+    flags = [a for a in argv if a.startswith("-")]
+    old: Any = OmegaConf.load(directory / OVERRIDES) if (directory / OVERRIDES).is_file() else []
+    new = [a for a in argv if not a.startswith(("-", "resume=", "hydra."))]
+    merged = {a.partition("=")[0].lstrip("+~"): a for a in [*old, *new]}
+    return [
+        *flags,
+        *merged.values(),
+        f"resume={_quoted(directory)}",
+        f"hydra.run.dir={_quoted(directory)}",
+        "hydra.output_subdir=null",  # a refused resume leaves the run's .hydra as it was
+    ]
+
+
+def find(name: str) -> Path:
+    """The run directory that `resume=name` means; `latest` is the one whose status changed last."""
+    if name == "latest":
+        found = [*Path("outputs").glob(f"*/*/{rundir.STATUS}"), *Path("multirun").glob(f"*/*/*/{rundir.STATUS}")]
+        require(found, "resume=latest: there is no run below outputs/ or multirun/ here.")
+        return max(found, key=lambda path: path.stat().st_mtime).parent
+    directory = Path(name.strip("'\""))
+    require(directory.is_dir(), f"resume={name}: there is no such directory.")
+    require(
+        (directory / rundir.CONFIG).is_file() and (directory / rundir.STATUS).is_file(),
+        f"resume={name}: this is not a run directory (it has no {rundir.CONFIG} or no {rundir.STATUS}). "
+        "Give the directory that holds them, or resume=latest.",
+    )
+    return directory
+
+
+def check(cfg: DictConfig, run_dir: Path) -> None:
+    """Compare a config with the one the run was started with.
+
+    Raises:
+        UserError: naming every option that contradicts the run, or a `trainer.max_epochs` that the
+            schedule does not allow; also where there is nothing to go on from, or nothing left to do.
+    """
+    saved = OmegaConf.load(run_dir / rundir.CONFIG)
+    assert isinstance(saved, DictConfig)
+    was, now = (flat(OmegaConf.to_container(c, resolve=True)) for c in (saved, cfg))
+    different = [
+        f"{key}={now.get(key)} (the run has {was.get(key)})"
+        for key in sorted(was.keys() | now.keys())
+        if was.get(key) != now.get(key) and key not in FREE and not key.startswith(WIRING)
+    ]
+    require(
+        not different,
+        f"resume={run_dir}: a run goes on as it began, but these differ: {'; '.join(different)}. "
+        "Leave them out, or start a new run with them.",
+    )
+    before, after = was["trainer.max_epochs"], now["trainer.max_epochs"]
+    require(
+        after == before or (after > before and _may_grow(saved.scheduler)),
+        f"trainer.max_epochs={after}: the run was planned for {before} epochs. It may only grow, and only "
+        "under a schedule that does not depend on it: constant, plateau, or multistep with milestones in epochs.",
+    )
+    status = rundir.read_json(run_dir / rundir.STATUS)["status"]
+    require(
+        status != "finished" or after > before,
+        f"resume={run_dir}: the run is finished. Where its schedule allows more epochs, raise trainer.max_epochs.",
+    )
+    require(
+        (run_dir / rundir.LAST).is_file(),
+        f"resume={run_dir}: it has no {rundir.LAST}, because it ended before its first epoch did. "
+        "There is nothing to go on from: start it again.",
+    )
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists stay whole."""
+    if isinstance(node, Mapping) and node:
+        return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+    return {prefix[:-1]: node}
+
+
+def _may_grow(scheduler: DictConfig) -> bool:
+    name = scheduler["_target_"].rpartition(".")[2]
+    if name == "multistep":
+        return all(isinstance(m, int) for m in scheduler["milestones"])
+    return name in ("plateau", "constant")
+
+
+def _quoted(path: Path) -> str:
+    """A path as a value of Hydra's override grammar."""
+    return "'" + re.sub(r"(['\\])", r"\\\1", str(path)) + "'"

@@ -1,0 +1,80 @@
+"""The run directory: whole files only, and a status that says how the run ended."""
+
+import json
+import logging
+import os
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+STATUS = "status.json"
+SUMMARY = "summary.json"
+METRICS = "metrics.csv"
+FINDER = "lr_finder.json"
+LR_FIGURE = "figures/lr_finder.png"
+BEST = "checkpoints/best.ckpt"
+LAST = "checkpoints/last.ckpt"
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: into a neighbour, flushed to disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # mkstemp makes private files
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all. Raises ValueError for NaN or infinity."""
+    write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
+    return json.loads(path.read_text())
+
+
+@contextmanager
+def tracked(run_dir: Path) -> Iterator[None]:
+    """Keep `status.json`: running, then finished, interrupted or failed (with the error).
+
+    The traceback of a failure goes to the end of `train.log`; whoever runs us shows the message.
+    """
+    started = _now()
+
+    def note(status: str, **more: str) -> None:
+        write_json(run_dir / STATUS, {"status": status, "started": started, "at": _now(), **more})
+
+    note("running")
+    try:
+        yield
+    except Exception as error:
+        with (run_dir / "train.log").open("a") as file:
+            file.write(traceback.format_exc())
+        note("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    except BaseException:  # SystemExit after a signal, KeyboardInterrupt
+        note("interrupted")
+        log.warning("Interrupted. To go on: python train.py resume=%s", run_dir)
+        raise
+    note("finished")
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

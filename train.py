@@ -13,7 +13,7 @@ def main(cfg: DictConfig) -> float | None:
     """One run: config in, the monitored value out (None without validation)."""
     from cifar_pl.experiment import run  # 5 s of torch and Lightning that --help does without
 
-    return run(cfg)
+    return command.job(run, cfg)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 cv2.setNumThreads(0)  # OpenCV's threads would fight with torch's, and with those of other workers
 
 # A transform, or a function that waits for the training images' mean colour.
-Transform: TypeAlias = "A.BasicTransform | Callable[..., A.BasicTransform]"
+Transform: TypeAlias = A.BasicTransform | Callable[..., A.BasicTransform]
 
 
 class Augment:

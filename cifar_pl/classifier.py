@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from cifar_pl.datamodule import Batch
-from cifar_pl.errors import require
+from cifar_pl.errors import UserError, require
 
 Schedule = Callable[..., LRSchedulerConfigType | None]
 
@@ -94,7 +94,8 @@ class Classifier(LightningModule):
         self.metric(f"{split}/acc").update(logits.detach(), batch.label)
         self.metric(f"{split}/loss").update(loss.detach(), weight=len(batch.label))
         for name in (f"{split}/acc", f"{split}/loss"):
-            self.log(name, self.metric(name), on_step=False, on_epoch=True, batch_size=len(batch.label))
+            # to callbacks only: `EpochLog` gives it to the loggers, with the epoch as the x-axis
+            self.log(name, self.metric(name), on_step=False, on_epoch=True, logger=False, batch_size=len(batch.label))
         if split != "train":
             self._seen.append(Predictions(logits.float().cpu(), batch.label.cpu(), batch.index.cpu()))
         return loss
@@ -128,7 +129,8 @@ class Classifier(LightningModule):
     def on_validation_end(self) -> None:
         """Step a plateau schedule, before this epoch's checkpoint is written."""
         scheduler = self.lr_schedulers()
-        if isinstance(scheduler, ReduceLROnPlateau) and self.trainer.state.fn == "fit":
+        in_training = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
+        if isinstance(scheduler, ReduceLROnPlateau) and in_training:
             scheduler.step(self.trainer.callback_metrics[self._monitor])
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
@@ -137,8 +139,15 @@ class Classifier(LightningModule):
             scheduler.step()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | Optimizer:
-        """A fresh optimizer and schedule for the run that the trainer plans."""
-        optimizer = self._make_optimizer(self.network.parameters(), lr=self.hparams["lr"])
+        """A fresh optimizer and schedule for the run that the trainer plans.
+
+        Raises:
+            UserError: an argument of the optimizer does not exist or is out of range.
+        """
+        try:
+            optimizer = self._make_optimizer(self.network.parameters(), lr=self.hparams["lr"])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optimizer: {error}") from error
         scheduler = self._make_scheduler(
             optimizer,
             epochs=self.trainer.max_epochs,

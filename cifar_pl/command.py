@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_pl import resume
@@ -40,14 +42,29 @@ def run(main: Callable[[], object]) -> int:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
             return 130
         raise
-    except Exception as error:
+    except (Exception, Failed) as failure:
+        error = failure.__cause__ if isinstance(failure, Failed) and failure.__cause__ else failure
         if wanted not in (None, "0"):
             raise
         sys.stderr.write(f"\nerror: {explain(error)}\n")
         return 1
     finally:
-        os.environ.pop(FULL_ERROR) if wanted is None else os.environ.update({FULL_ERROR: wanted})
+        os.environ.pop(FULL_ERROR, None) if wanted is None else os.environ.update({FULL_ERROR: wanted})
     return 0
+
+
+def job(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | None:
+    """One job of Hydra's. A failed single run goes past Hydra, which would add its own words to the message."""
+    try:
+        return run(cfg)
+    except Exception as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # Hydra goes on with the other jobs
+        raise Failed from error
+
+
+class Failed(BaseException):
+    """Carries a single run's error, as its cause, through Hydra."""
 
 
 def register_resolvers() -> None:
@@ -64,7 +81,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         lines = dict.fromkeys(f"{error}\n{error.__cause__ or ''}".splitlines())  # ordered, each once
         text = " ".join(line.strip() for line in lines if line.strip() and "object_type" not in line)
-        return text + _hint(text)
+        override = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
+        return override + text + _hint(text)
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or ''} (the run stopped here; what was written stays)"
     return f"{type(error).__name__}: {error} ({FULL_ERROR}=1 shows where; a run keeps it in its train.log)"

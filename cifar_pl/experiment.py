@@ -5,7 +5,7 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
@@ -69,7 +70,7 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
         f"{data.size('val')} for validation" if cfg.data.val_size else "none held out: the last checkpoint is tested"
     )
     log.info("Images: %d to train on, %s, %d to test on.", data.size("train"), held_out, data.size("test"))
-    network = build(cfg.model)(num_classes=len(source.classes), mean=data.mean, std=data.std)
+    network = complete(build(cfg.model), "model", num_classes=len(source.classes), mean=data.mean, std=data.std)
     network = network.to(memory_format=torch.channels_last)
     classifier_of = build(cfg.classifier, "classifier")
 
@@ -95,7 +96,9 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
     if cfg.compile:
         network.compile()  # in place: no `_orig_mod.` in checkpoints, and copies of it are not compiled
     callbacks = _callbacks(cfg)
-    trainer: Trainer = build(cfg.trainer)(
+    trainer: Trainer = complete(
+        build(cfg.trainer),
+        "trainer",
         precision=precision,
         callbacks=callbacks,
         logger=[build(node, f"logger.{name}") for name, node in cfg.logger.items() if node] or False,
@@ -183,8 +186,24 @@ def build(node: DictConfig, name: str = "") -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from None
+        if isinstance(cause, ModuleNotFoundError):
+            raise UserError(f'{name}: {cause} Install it: pip install -e ".[{name.rpartition(".")[2]}]"') from error
         key = next((line.partition(": ")[2] for line in str(error).splitlines() if line.startswith("full_key")), name)
         raise UserError(f"{key}: {cause}") from error
+
+
+def complete(part: Callable[..., Any], name: str, **known: Any) -> Any:
+    """A `_partial_` of the config with what is known by now.
+
+    Raises:
+        UserError: the config gives it an argument that does not exist or does not fit.
+    """
+    try:
+        return part(**known)
+    except UserError:
+        raise
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def load_checkpoint(path: Path, network: nn.Module) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def lr_curve(
     axes.axvline(chosen, color=MARK, label=f"used {chosen:.3g}")
     finite = smooth[np.isfinite(smooth)]
     if len(finite):
-        axes.set_ylim(max(0.0, finite.min() - 0.3), finite.max() + 0.3)
+        axes.set_ylim(max(0.0, finite.min() - 0.3), 1.5 * finite.max())
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title="learning-rate range test")
     axes.legend()
     return figure

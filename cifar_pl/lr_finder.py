@@ -34,13 +34,14 @@ class Curve:
     def smooth(self) -> NDArray[np.float64]:
         """The loss under a Gaussian of n/20 points, centred, so that nothing is shifted to larger rates.
 
-        A loss above twice the start counts as that, lest a divergence lift the curve before it happens.
+        A loss above those of the first tenth counts as the highest of them, lest a divergence, which says
+        no more than that, lift the curve before it happens.
         """
         n = len(self.loss)
         sigma = max(n / 20, 1.0)
         reach = min(math.ceil(3 * sigma), n - 1)
         kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-        capped = np.minimum(self.loss, 2 * np.median(self.loss[: max(n // 10, 1)]))
+        capped = np.minimum(self.loss, self.loss[: max(n // 10, 1)].max())
         return np.convolve(np.pad(capped, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
 
 
@@ -119,7 +120,7 @@ def choose(curve: Curve) -> Choice:
     kept = Curve(curve.lr[:end], curve.loss[:end])
     smooth = kept.smooth
     lowest = int(np.argmin(smooth))
-    start = float(smooth[: max(end // 10, 1)].mean())
+    start = float(smooth[0])
     if start - smooth[lowest] < LEAST_FALL * start:
         return Choice({}, f"the loss never fell by {LEAST_FALL:.0%} (from {start:.3f} to {smooth[lowest]:.3f} at best)")
     slope = np.gradient(smooth, np.log10(kept.lr))

@@ -37,7 +37,9 @@ def per_class_accuracy(counts: NDArray[np.int64], classes: Sequence[str]) -> dic
 
 
 def training(rows: Sequence[Mapping[str, float]], monitor: str, mode: str, target_acc: float) -> dict[str, Any]:
-    """The part of the summary that the rows of metrics.csv hold."""
+    """The part of the summary that the rows of metrics.csv hold; empty where none were kept."""
+    if not rows:
+        return {"val": None}
     scored = [row for row in rows if monitor in row]
     best = (max if mode == "max" else min)(scored, key=lambda row: row[monitor]) if scored else None
     reached = [row["epoch"] for row in rows if row.get("val/acc", 0.0) >= target_acc]
@@ -62,17 +64,15 @@ def provenance() -> dict[str, Any]:
 def table(summary: Mapping[str, Any], run_dir: Path) -> str:
     """What a person wants to know first, and where the rest is."""
     val, lr = summary["val"], summary["lr"]
-    lines = {
-        "test accuracy": f"{summary['test']['acc']:.2%}",
-        "validation accuracy": f"{val['best_acc']:.2%} (epoch {val['best_epoch']} of {summary['epochs']})"
-        if val
-        else "none",
-        "learning rate": f"{lr['value']:.3g} ({lr['source']})",
-        "seconds": f"{summary['seconds']:.0f} of training and validation",
-        "images/s": f"{summary['images_per_second']:.0f} in training",
-        "look at": f"{run_dir / 'figures'}",
-        "": f"tensorboard --logdir {run_dir.parents[1] if len(run_dir.parents) > 1 else run_dir}",
-    }
+    lines = {"test accuracy": f"{summary['test']['acc']:.2%}"}
+    if val:
+        lines["validation accuracy"] = f"{val['best_acc']:.2%} (epoch {val['best_epoch']} of {summary['epochs']})"
+    lines["learning rate"] = f"{lr['value']:.3g} ({lr['source']})"
+    if "seconds" in summary:
+        lines["seconds"] = f"{summary['seconds']:.0f} of training and validation"
+        lines["images/s"] = f"{summary['images_per_second']:.0f} in training"
+    lines["look at"] = str(run_dir / "figures")
+    lines["or start"] = f"tensorboard --logdir {run_dir}"
     width = max(map(len, lines))
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in lines.items())
 

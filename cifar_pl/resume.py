@@ -13,8 +13,8 @@ from cifar_pl.errors import require
 OVERRIDES = ".hydra/overrides.yaml"
 # What may differ: it does not change a single weight.
 FREE = {"resume", "run_dir", "trainer.max_epochs", "data.num_workers"}
-# Only joins parts that are compared themselves.
-WIRING = ("datamodule.", "classifier.")
+# Only joins or shows what is compared itself.
+WIRING = ("datamodule.", "classifier.optimizer.", "classifier.scheduler.", "callbacks.dashboard.hparams.")
 
 
 def arguments(argv: list[str]) -> list[str]:

@@ -1,0 +1,107 @@
+"""What tests share: tiny data in the real layout, a tiny network, configs, and real processes."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: pytest runs two of us, whose threads would wait for each other
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+from torch import nn
+
+from cifar_pl import command
+from cifar_pl.network import Normalize
+from cifar_pl.sources import Images, Source
+
+ROOT = Path(__file__).parents[1]
+
+# ResNet18 on 8x8 images: the real path in a tenth of a second per step. Its layer3 has 2x2 pixels,
+# so the gallery explains layer1.
+TINY = (
+    "data=digits",
+    "data.image_size=8",
+    "data.batch_size=128",
+    "aug=affine",
+    "trainer=cpu",
+    "callbacks.misclassified.layers=[layer1]",
+)
+
+
+@pytest.fixture
+def tiny_source() -> Source:
+    """Ninety 8x8 images of three classes, each class with a colour of its own; thirty to test on."""
+    rng = np.random.default_rng(0)
+
+    def images(n: int) -> Images:
+        labels = np.arange(n) % 3
+        pixels = rng.integers(0, 120, (n, 8, 8, 3), np.uint8)
+        pixels[np.arange(n), :, :, labels] += 100
+        return Images(pixels, labels)
+
+    return Source(images(90), images(30), ("red", "green", "blue"))
+
+
+@pytest.fixture
+def tiny_network() -> nn.Module:
+    """Normalisation, one convolution, global average pool, linear head; three classes."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        Normalize([0.5] * 3, [0.25] * 3),
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
+    """Compose a config as `train.py` does, for a run directory below `tmp_path`."""
+    command.register_resolvers()
+
+    def composed(*overrides: str, run_dir: Path | None = None) -> DictConfig:
+        directory = run_dir or tmp_path / "run"
+        directory.mkdir(parents=True, exist_ok=True)
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose("config", [*overrides], return_hydra_config=True)
+        with open_dict(cfg):
+            cfg.hydra.runtime.output_dir = str(directory)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return cfg
+
+    yield composed
+    GlobalHydra.instance().clear()
+
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    """Run `python train.py ...` as a person would, in an empty directory."""
+
+    def run(*arguments: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+        return subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), *arguments],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    return run

@@ -1,0 +1,57 @@
+"""Imports point down, and Hydra stops at the door."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A module may import from lower levels only.
+LEVELS = (
+    {"errors"},
+    {"rundir", "sources", "hardware"},
+    {"sources.download", "augment", "network", "schedulers", "gradcam", "figures", "report", "lr_finder", "resume"},
+    {"sources.digits", "sources.cifar10", "sources.image_folder", "datamodule", "command"},
+    {"classifier"},
+    {"callbacks.epoch_log", "callbacks.progress"},
+    {"callbacks.dashboard"},
+    {"callbacks.misclassified"},
+    {"callbacks"},
+    {"experiment"},
+)
+LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+MAY_KNOW_HYDRA = {"experiment", "command", "resume"}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT / "cifar_pl").with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, inside functions too; `from a import b` counts as a.b and a."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+FILES = [p for p in sorted((ROOT / "cifar_pl").rglob("*.py")) if p != ROOT / "cifar_pl/__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_point_down(path: Path) -> None:
+    own = LEVEL[module_name(path)]
+    ours = {name.removeprefix("cifar_pl.") for name in imports(path) if name.startswith("cifar_pl.")}
+    upward = {name for name in ours if name in LEVEL and LEVEL[name] >= own}
+    assert not upward
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_hydra_stops_at_the_door(path: Path) -> None:
+    knows = any(name.split(".")[0] in ("hydra", "omegaconf") for name in imports(path))
+    assert not knows or module_name(path) in MAY_KNOW_HYDRA

@@ -1,0 +1,106 @@
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Trainer
+from torch import nn
+
+from cifar_pl import schedulers
+from cifar_pl.classifier import Classifier, Schedule
+from cifar_pl.datamodule import DataModule
+from cifar_pl.errors import UserError
+from cifar_pl.sources import Source
+
+CLASSES = ("red", "green", "blue")
+
+
+def make(network: nn.Module, scheduler: Schedule = schedulers.constant, lr: float = 0.1) -> Classifier:
+    sgd = partial(torch.optim.SGD, momentum=0.9)
+    return Classifier(network, sgd, scheduler, CLASSES, lr=lr, label_smoothing=0.1)
+
+
+def loaded(source: Source, **changes: object) -> DataModule:
+    data = DataModule(lambda: source, {}, **{"val_size": 15, "batch_size": 16, **changes})  # type: ignore[arg-type]
+    data.load()
+    return data
+
+
+def trainer(tmp_path, **changes: object) -> Trainer:  # type: ignore[no-untyped-def]
+    arguments = {"max_epochs": 2, "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return Trainer(
+        accelerator="cpu",
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+        **{**arguments, **changes},  # type: ignore[arg-type]
+    )
+
+
+def test_logged_values_equal_those_by_hand(tiny_network: nn.Module, tiny_source: Source, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    data, module, run = loaded(tiny_source), make(tiny_network), trainer(tmp_path)
+    run.fit(module, datamodule=data)
+    val = {name: float(run.callback_metrics[name]) for name in ("val/loss", "val/acc")}
+    tiny_network.eval()
+    with torch.no_grad():
+        batch = data.batch("val", 0, 15)
+        logits = tiny_network(batch.image)
+    assert val["val/loss"] == pytest.approx(F.cross_entropy(logits, batch.label).item(), rel=1e-5)  # not smoothed
+    assert val["val/acc"] == pytest.approx((logits.argmax(1) == batch.label).float().mean().item())
+    seen = module.predictions["val"]
+    assert torch.equal(seen.index, batch.index)
+    assert torch.equal(seen.label, batch.label)
+    torch.testing.assert_close(seen.logits, logits)
+
+
+def test_the_training_loss_is_label_smoothed(tiny_network: nn.Module, tiny_source: Source) -> None:
+    module = make(tiny_network)
+    module.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
+    batch = loaded(tiny_source).batch("train", 0, 16)
+    loss = module.training_step(batch, 0)
+    log_p = tiny_network(batch.image).log_softmax(1)
+    target = 0.9 * F.one_hot(batch.label, 3) + 0.1 / 3
+    assert loss.item() == pytest.approx(float(-(target * log_p).sum(1).mean()), rel=1e-5)
+
+
+def test_the_test_reads_every_image_once(tiny_network: nn.Module, tiny_source: Source, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    module, data = make(tiny_network), loaded(tiny_source)
+    trainer(tmp_path).test(module, datamodule=data, verbose=False)
+    assert module.predictions["test"].index.tolist() == list(range(30))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_plateau_counts_validations_and_not_epochs(
+    tiny_network: nn.Module,
+    tiny_source: Source,
+    tmp_path,
+    every: int,  # type: ignore[no-untyped-def]
+) -> None:
+    """With a threshold that nothing can beat, the rate drops at every second validation after the first."""
+    never_better = partial(schedulers.plateau, mode="max", factor=0.1, patience=1, threshold=1e6, min_lr=0.0)
+    module = make(tiny_network, never_better)
+    run = trainer(tmp_path, max_epochs=6, check_val_every_n_epoch=every)
+    run.fit(module, datamodule=loaded(tiny_source))
+    validations = 6 // every
+    drops = (validations - 1) // 2
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.1**drops)
+
+
+def test_a_checkpoint_holds_plain_values_and_the_validations_predictions(
+    tiny_network: nn.Module,
+    tiny_source: Source,
+    tmp_path,  # type: ignore[no-untyped-def]
+) -> None:
+    module, data, run = make(tiny_network), loaded(tiny_source), trainer(tmp_path)
+    run.fit(module, datamodule=data)
+    run.save_checkpoint(tmp_path / "c.ckpt")
+    checkpoint = torch.load(tmp_path / "c.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"] == {"lr": 0.1, "classes": list(CLASSES)}
+    np.testing.assert_array_equal(checkpoint["predictions"]["val"]["logits"], module.predictions["val"].logits)
+    assert "test" not in checkpoint["predictions"]
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0])
+def test_a_rate_must_be_positive(tiny_network: nn.Module, lr: float) -> None:
+    with pytest.raises(UserError, match=r"optimizer\.lr"):
+        make(tiny_network, lr=lr)

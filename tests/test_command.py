@@ -1,0 +1,118 @@
+"""`python train.py ...` as a person types it: mistakes, signals, resuming; real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cifar_pl import resume
+from cifar_pl.errors import UserError
+from tests.conftest import ROOT, TINY, Train
+
+RUN = (*TINY, "trainer.max_epochs=5", "+trainer.limit_train_batches=4", "callbacks.misclassified=null", "logger=none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["scheduler=plato"], ["scheduler/plato", "Did you mean plateau?"]),
+        (["schedular=plateau"], ["schedular", "Did you mean scheduler"]),
+        (["optimizer.lrr=0.1"], ["lrr", "Did you mean optimizer.lr"]),
+        (["trainer.max_epoch=3"], ["max_epoch", "trainer.max_epochs"]),
+        (["aug.flip.prob=1"], ["prob", "aug.flip.p"]),
+        (["lr_finder=range_test", "resume=latest"], ["lr_finder=", "exclude each other"]),
+        (["resume=nowhere"], ["resume=nowhere", "no such directory"]),
+        (["resume=latest"], ["resume=latest", "there is no run"]),
+        (["resume=."], ["resume=.", "not a run directory"]),
+        (["-m", "resume=latest"], ["leave out -m"]),
+        (["optimizer.lr=[0.1"], ["optimizer.lr=[0.1"]),
+    ],
+)
+def test_a_mistake_gets_one_message_and_leaves_nothing(
+    train: Train, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    result = train(*arguments)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_that_only_the_data_shows_is_told_too(train: Train, tmp_path: Path) -> None:
+    result = train("data=image_folder", "data.root=nowhere")
+    assert result.stderr.startswith("\nerror: data.root=nowhere")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "nowhere/train" in result.stderr
+    (status,) = tmp_path.glob("outputs/*/*/status.json")
+    assert "nowhere/train" in json.loads(status.read_text())["error"]
+
+
+def test_full_errors_on_request(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "scheduler=plato"],
+        cwd=tmp_path,
+        env={**os.environ, "HYDRA_FULL_ERROR": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_interrupts_and_resume_latest_goes_on(
+    train: Train, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), *RUN]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                process.send_signal(number)
+                break
+        assert process.wait(60) == status
+    (run,) = tmp_path.glob("outputs/*/*")
+    assert json.loads((run / "status.json").read_text())["status"] == "interrupted"
+
+    if number == signal.SIGINT:
+        return
+    refused = train("resume=latest", "optimizer.lr=0.5")
+    assert refused.returncode == 1
+    assert "optimizer.lr=0.5 (the run has 0.1)" in refused.stderr
+    assert json.loads((run / "status.json").read_text())["status"] == "interrupted"  # a refusal changes nothing
+
+    resumed = train("resume=latest")
+    assert resumed.returncode == 0, resumed.stderr
+    assert [line.split(",")[0] for line in (run / "metrics.csv").read_text().splitlines()] == ["epoch", *"12345"]
+    assert json.loads((run / "summary.json").read_text())["overrides"] == list(RUN)
+    assert "test accuracy" in resumed.stdout
+
+    again = train("resume=latest")
+    assert again.returncode == 1
+    assert "is finished" in again.stderr
+
+
+def test_arguments_of_a_resumed_run_are_its_own_then_the_new_ones(tmp_path: Path) -> None:
+    run = tmp_path / "it's a run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra/overrides.yaml").write_text("- scheduler=plateau\n- optimizer.lr=0.01\n- +a.b=1\n")
+    for name in ("config.yaml", "status.json"):
+        (run / name).write_text("")
+    quoted = str(run).replace("'", "\\'")
+    assert resume.arguments([f"resume={run}", "optimizer.lr=0.02"]) == [
+        "scheduler=plateau",
+        "optimizer.lr=0.02",
+        "+a.b=1",
+        f"resume='{quoted}'",
+        f"hydra.run.dir='{quoted}'",
+        "hydra.output_subdir=null",
+    ]
+    assert resume.arguments(["optimizer.lr=1", "resume=null"]) == ["optimizer.lr=1", "resume=null"]
+    with pytest.raises(UserError, match="exclude each other"):
+        resume.arguments([f"resume={run}", "lr_finder=range_test"])

@@ -1,0 +1,50 @@
+"""Every option of every group composes and builds."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_pl import experiment
+from cifar_pl.errors import UserError
+
+CONF = Path(__file__).parents[1] / "conf"
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+EXTRAS = {"wandb": "wandb", "mlflow": "mlflow"}  # loggers that are optional, and their packages
+
+
+def options(*groups: str) -> list[str]:
+    return [option for option in OPTIONS if option.split("=")[0] in groups]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_resolves(config: Callable[..., DictConfig], option: str) -> None:
+    assert OmegaConf.to_container(config(option), resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize("option", options("aug", "data", "model", "optimizer", "scheduler"))
+def test_every_part_builds(config: Callable[..., DictConfig], option: str) -> None:
+    group = option.split("=")[0]
+    experiment.build(config(option)["datamodule" if group == "data" else group])
+
+
+@pytest.mark.parametrize("option", options("callbacks", "logger"))
+def test_callbacks_and_loggers_build_or_say_what_to_install(config: Callable[..., DictConfig], option: str) -> None:
+    for name, node in config(option)[option.split("=")[0]].items():
+        if name in EXTRAS and find_spec(EXTRAS[name]) is None:
+            with pytest.raises(UserError, match=rf'pip install -e "\.\[{name}\]"'):
+                experiment.build(node, f"logger.{name}")
+        else:
+            experiment.build(node)
+
+
+@pytest.mark.parametrize("option", [o for o in options("trainer") if o != "trainer=gpu"])  # refused without one
+def test_trainers_build(config: Callable[..., DictConfig], option: str) -> None:
+    make = experiment.build(config(option, "trainer.max_epochs=3").trainer)
+    assert make(logger=False, enable_progress_bar=False).max_epochs == 3
+
+
+def test_no_option_is_a_yaml_boolean() -> None:
+    assert not {path.stem for path in CONF.rglob("*.yaml")} & {"on", "off", "yes", "no", "y", "n", "true", "false"}

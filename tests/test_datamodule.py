@@ -1,0 +1,141 @@
+from collections.abc import Callable
+from functools import partial
+
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+
+from cifar_pl.datamodule import Batch, DataModule, EpochSampler, channel_statistics, stratified_split
+from cifar_pl.errors import UserError
+from cifar_pl.sources import Images, Source
+
+
+def make(source: Source, **changes: object) -> DataModule:
+    arguments = {"val_size": 15, "batch_size": 16, "num_workers": 0, **changes}
+    transforms = {"crop": A.RandomCrop(6, 6), "flip": A.HorizontalFlip(p=0.5)}
+    data = DataModule(lambda: source, transforms, **arguments)  # type: ignore[arg-type]
+    data.load()
+    return data
+
+
+def epoch_of(loader: torch.utils.data.DataLoader[Batch], epoch: int) -> list[Batch]:
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    return list(loader)
+
+
+def test_split_is_stratified_exact_and_disjoint() -> None:
+    labels = np.repeat([0, 1, 2], [500, 300, 200])
+    np.random.default_rng(1).shuffle(labels)
+    train, val = stratified_split(labels, 101, 0)
+    assert sorted([*train, *val]) == list(range(1000))
+    assert list(np.bincount(labels[val])) == [51, 30, 20]  # shares 50.5, 30.3, 20.2
+
+
+def test_split_follows_split_seed_and_not_the_runs_seed(tiny_source: Source) -> None:
+    def held_out(**seeds: int) -> list[int]:
+        return torch.cat([b.index for b in make(tiny_source, **seeds).val_dataloader()]).tolist()
+
+    assert held_out(split_seed=0, seed=0) == held_out(split_seed=0, seed=9)
+    assert held_out(split_seed=0) != held_out(split_seed=1)
+
+
+def test_no_validation_trains_on_everything(tiny_source: Source) -> None:
+    data = make(tiny_source, val_size=0)
+    assert (data.size("train"), data.size("val"), data.size("test")) == (90, 0, 30)
+
+
+def test_batches_keep_their_contract(tiny_source: Source) -> None:
+    data = make(tiny_source)
+    batch = next(iter(data.train_dataloader()))
+    assert (batch.image.dtype, tuple(batch.image.shape)) == (torch.uint8, (16, 3, 6, 6))
+    assert batch.image.is_contiguous(memory_format=torch.channels_last)
+    assert batch.label.dtype == batch.index.dtype == torch.int64
+    for split, part in (("val", tiny_source.train), ("test", tiny_source.test)):
+        loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+        for batch in loader:
+            index = batch.index.numpy()
+            np.testing.assert_array_equal(batch.image.permute(0, 2, 3, 1).numpy(), part.pixels[index])
+            np.testing.assert_array_equal(batch.label.numpy(), part.labels[index])
+            np.testing.assert_array_equal(data.pixels(split, index), part.pixels[index])
+
+
+def test_an_epoch_shows_each_image_at_most_once_and_drops_less_than_a_batch(tiny_source: Source) -> None:
+    index = torch.cat([b.index for b in make(tiny_source).train_dataloader()]).tolist()
+    assert len(index) == len(set(index)) == 75 // 16 * 16
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_are_bit_identical_with_any_number_of_workers(tiny_source: Source, workers: int) -> None:
+    alone, many = (make(tiny_source, num_workers=n).train_dataloader() for n in (0, workers))
+    for epoch in (0, 1, 4):  # persistent workers live through all of them
+        for one, other in zip(epoch_of(alone, epoch), epoch_of(many, epoch), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_every_epoch_differs_in_order_and_augmentation(tiny_source: Source) -> None:
+    loader = make(tiny_source).train_dataloader()
+    first, second = (Batch(*map(torch.cat, zip(*epoch_of(loader, e), strict=True))) for e in (0, 1))
+    assert not torch.equal(first.index, second.index)
+    rows = [(i, j) for i, x in enumerate(first.index) for j, y in enumerate(second.index) if x == y]
+    same = [torch.equal(first.image[i], second.image[j]) for i, j in rows]
+    assert sum(same) / len(same) < 0.3  # of 9 crops times 2 flips, chance repeats some
+
+
+def test_processes_share_an_epoch_evenly() -> None:
+    rows = np.arange(10, 21)  # eleven: one is left over
+    shares = [[row for _, row in EpochSampler(rows, 3, rank, 2)] for rank in (0, 1)]
+    assert [len(share) for share in shares] == [5, 5]
+    assert len({*shares[0], *shares[1]}) == 10
+    assert {*shares[0], *shares[1]} < set(rows)
+
+
+def test_channel_statistics_equal_numpys() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 4, 4, 3), np.uint8)
+    mean, std = channel_statistics(pixels)
+    np.testing.assert_allclose(mean, pixels.mean(axis=(0, 1, 2)) / 255, rtol=1e-12)
+    np.testing.assert_allclose(std, pixels.std(axis=(0, 1, 2)) / 255, rtol=1e-9)
+
+
+def test_statistics_are_of_the_training_split_alone(tiny_source: Source) -> None:
+    data = make(tiny_source)
+    val = torch.cat([b.index for b in data.val_dataloader()]).numpy()
+    tiny_source.train.pixels[val] = 255  # nothing of the held-out images may show
+    assert make(tiny_source).mean == data.mean
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"val_size": -1}, r"val_size=-1.*0 or more"),
+        ({"val_size": 90}, r"val_size=90.*only 90"),
+        ({"val_size": 0.1}, r"val_size=0.1.*whole"),
+        ({"batch_size": 0}, r"batch_size=0.*1 or more"),
+        ({"batch_size": 76}, r"batch_size=76.*only 75"),
+        ({"num_workers": -2}, r"num_workers=-2"),
+        ({"seed": -1}, r"seed=-1"),
+    ],
+)
+def test_impossible_numbers_are_refused(tiny_source: Source, change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(tiny_source, **change)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        (np.zeros((2, 4, 4, 3), np.float32), np.zeros(2, np.int64)),
+        (np.zeros((2, 3, 4, 4), np.uint8), np.zeros(2, np.int64)),
+        (np.zeros((2, 4, 4, 3), np.uint8), np.zeros(3, np.int64)),
+        (np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int32)),
+    ],
+)
+def test_images_refuse_other_arrays(arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    with pytest.raises(UserError, match="must be"):
+        Images(*arrays)
+
+
+def test_labels_beyond_the_classes_are_refused(tiny_source: Source) -> None:
+    build: Callable[[], Source] = partial(Source, tiny_source.train, tiny_source.test, ("a", "b"))
+    with pytest.raises(UserError, match=r"0 to 2.*2 classes"):
+        build()

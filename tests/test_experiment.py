@@ -1,0 +1,237 @@
+"""Whole runs in one process: what a run leaves, what may not change it, and resuming."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cifar_pl import experiment
+from cifar_pl.callbacks import EpochLog
+from cifar_pl.errors import UserError
+from tests.conftest import TINY
+
+SCHEDULES = {
+    "onecycle": (),
+    "multistep": ("scheduler.milestones=[0.3,2]",),
+    "plateau": ("scheduler.patience=0", "scheduler.threshold=0.5"),  # drops in the middle
+}
+
+
+def checkpoint(run_dir: Path, name: str = "last") -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    return loaded
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(torch.equal(one["state_dict"][k], v) for k, v in other["state_dict"].items())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run of `test_a_run_leaves...` goes, for the tests that look at it."""
+    return tmp_path_factory.mktemp("finished")
+
+
+@pytest.fixture
+def run(config: Callable[..., DictConfig], finished: Path) -> Path:
+    """A finished run of two epochs on tiny digits, with everything that the defaults have."""
+    if not (finished / "summary.json").exists():
+        experiment.run(config(*TINY, "trainer.max_epochs=2", "lr_finder=range_test", run_dir=finished))
+    return finished
+
+
+def test_a_run_leaves_what_the_design_says(run: Path) -> None:
+    expected = {
+        "config.yaml", "train.log", "status.json", "metrics.csv", "lr_finder.csv", "lr_finder.json", "summary.json",
+        "predictions.npz", "misclassified.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
+        *(f"figures/{name}.png" for name in ("augmentations", "curves", "lr_finder", "misclassified",
+                                             "confusion_matrix_val", "confusion_matrix_test")),
+    }  # fmt: skip
+    left = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
+    assert expected - left <= {"train.log"}  # Hydra writes it, and it is not here
+    assert not {name for name in left if Path(name).name.startswith(".lr_find")}
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
+
+
+def test_the_summary_agrees_with_the_runs_other_files(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    with np.load(run / "predictions.npz") as said:
+        assert summary["test"]["acc"] == pytest.approx((said["logits"].argmax(1) == said["label"]).mean())
+        assert said["index"].tolist() == list(range(359))
+    best = max(rows(run), key=lambda row: float(row["val/acc"]))
+    assert summary["val"]["best_acc"] == float(best["val/acc"])
+    assert summary["val"]["best_epoch"] == int(best["epoch"]) == checkpoint(run, "best")["epoch"] + 1
+    assert summary["lr"]["value"] == json.loads((run / "lr_finder.json").read_text())["lr"]
+    assert summary["lr"]["source"] == "range test, steepest"
+    assert checkpoint(run)["hyper_parameters"]["lr"] == summary["lr"]["value"]
+    assert summary["parameters"] == 11_173_962
+    assert summary["protocol"]["images"] == {"train": 1258, "val": 180, "test": 359}
+    assert checkpoint(run)["epoch"] == 1  # last is the last
+
+
+def test_the_gallery_shows_the_best_epochs_most_confident_mistakes(run: Path) -> None:
+    said = checkpoint(run, "best")["predictions"]["val"]
+    p = said["logits"].softmax(1)
+    wrong = {int(i): (int(t), p[n]) for n, (i, t) in enumerate(zip(said["index"], said["label"], strict=True))
+             if p[n].argmax() != t}  # fmt: skip
+    with (run / "misclassified.csv").open() as file:
+        shown = list(csv.DictReader(file))
+    assert len(shown) == min(25, len(wrong))
+    confidence = [float(row["p_predicted"]) for row in shown]
+    assert confidence == sorted(confidence, reverse=True)
+    assert confidence[0] == pytest.approx(max(float(q.max()) for _, q in wrong.values()))
+    for row in shown:
+        true, q = wrong[int(row["index"])]
+        assert (int(row["true"]), int(row["predicted"])) == (true, int(q.argmax()))
+        assert float(row["p_true"]) == pytest.approx(float(q[true]), rel=1e-4)
+
+
+def test_tensorboard_has_curves_pictures_and_comparable_hparams(run: Path) -> None:
+    events = EventAccumulator(str(run), size_guidance={"tensors": 0, "images": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {
+        "train/loss",
+        "val/loss",
+        "train/acc",
+        "val/acc",
+        "lr",
+        "images_per_second",
+        "hp/val_acc",
+        "hp/test_acc",
+    } <= {*tags["scalars"]}
+    assert {"augmentations", "curves", "lr_finder", "misclassified", "confusion_matrix_val"} <= {*tags["images"]}
+    assert [e.step for e in events.Scalars("val/acc")] == [1, 2]
+    summary = json.loads((run / "summary.json").read_text())
+    assert events.Scalars("hp/test_acc")[0].value == pytest.approx(summary["test"]["acc"])
+    assert events.Scalars("hp/val_acc")[0].value == pytest.approx(summary["val"]["best_acc"])
+    assert "hp_metric" not in tags["scalars"]
+    assert (
+        len(events.Tensors("_hparams_/session_start_info") if "_hparams_/session_start_info" in tags["tensors"] else [])
+        < 2
+    )
+
+
+QUICK = (*TINY, "trainer.max_epochs=4", "+trainer.limit_train_batches=3", "optimizer.lr=0.02")
+
+
+def test_the_finder_changes_nothing_but_the_rate(config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    with_finder, without = tmp_path / "with", tmp_path / "without"
+    short = (*QUICK, "trainer.max_epochs=2", "callbacks.misclassified=null")
+    experiment.run(config(*short, "lr_finder=range_test", "lr_finder.num_training=50", run_dir=with_finder))
+    lr = json.loads((with_finder / "lr_finder.json").read_text())["lr"]
+    experiment.run(config(*short, f"optimizer.lr={lr}", run_dir=without))
+    assert same_weights(checkpoint(with_finder), checkpoint(without))
+
+
+def test_callbacks_change_no_bit(config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    for name, overrides in {
+        "all": (),
+        "bare": ("callbacks=none", "logger=none", "+callbacks.last={_target_: pytorch_lightning.callbacks."
+                 "ModelCheckpoint, dirpath: '${run_dir}/checkpoints', filename: last}"),
+    }.items():  # fmt: skip
+        experiment.run(config(*[o for o in QUICK if not (name == "bare" and o.startswith("callbacks."))], *overrides,
+                              run_dir=tmp_path / name))  # fmt: skip
+    assert same_weights(checkpoint(tmp_path / "all"), checkpoint(tmp_path / "bare"))
+
+
+class PowerCutError(Exception):
+    """As if the power failed."""
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
+    config: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
+) -> None:
+    overrides = (*QUICK, f"scheduler={schedule}", *SCHEDULES[schedule], "callbacks.misclassified=null")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    experiment.run(config(*overrides, run_dir=whole))
+
+    def fail(self: EpochLog, trainer: Any, *_: Any) -> None:
+        if trainer.current_epoch == 2:
+            raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochLog, "on_train_batch_start", fail)
+        patch.setattr(EpochLog, "_lr", 0.0, raising=False)
+        with pytest.raises(PowerCutError):
+            experiment.run(config(*overrides, run_dir=parts))
+    assert json.loads((parts / "status.json").read_text())["status"] == "failed"
+    assert len(rows(parts)) == 2
+    experiment.run(config(*overrides, f"resume={parts}", run_dir=parts))
+
+    one, other = checkpoint(whole), checkpoint(parts)
+    assert same_weights(one, other)
+    assert str(one["lr_schedulers"]) == str(other["lr_schedulers"])
+    momenta = [c["optimizer_states"][0]["state"][0]["momentum_buffer"] for c in (one, other)]
+    assert torch.equal(*momenta)
+    exact = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc")
+    assert [[r[k] for k in exact] for r in rows(whole)] == [[r[k] for k in exact] for r in rows(parts)]
+    assert [r["lr"] for r in rows(whole)][2:] == [r["lr"] for r in rows(parts)][2:]
+    if schedule != "onecycle":
+        assert len({r["lr"] for r in rows(whole)}) > 1  # the rate did drop
+    tests = [json.loads((d / "summary.json").read_text())["test"] for d in (whole, parts)]
+    assert tests[0] == tests[1]
+    assert checkpoint(whole, "best")["epoch"] == checkpoint(parts, "best")["epoch"]
+
+
+def test_more_epochs_continue_a_constant_run_as_a_longer_one(config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    overrides = (*QUICK, "scheduler=constant", "callbacks.misclassified=null")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    experiment.run(config(*overrides, run_dir=whole))
+    experiment.run(config(*overrides, "trainer.max_epochs=2", run_dir=parts))
+    experiment.run(config(*overrides, f"resume={parts}", run_dir=parts))
+    assert same_weights(checkpoint(whole), checkpoint(parts))
+
+
+def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_explained(
+    config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    value = experiment.run(config(*QUICK, "data.val_size=0", "trainer.max_epochs=1", run_dir=tmp_path))
+    assert value is None
+    assert not (tmp_path / "checkpoints/best.ckpt").exists()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["val"] is None
+    assert summary["protocol"] == {"images": {"train": 1438, "val": 0, "test": 359}, "tested_checkpoint": "last"}
+    assert (tmp_path / "figures/misclassified.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("data.val_size=0", "scheduler=plateau"), r"scheduler=plateau follows.*val_size=0"),
+        (("data.val_size=0", "callbacks=early_stopping"), r"callbacks\.early_stopping watches val/acc"),
+        (("trainer.max_epochs=0",), r"trainer\.max_epochs=0"),
+        (("trainer.max_epochs=-1",), r"trainer\.max_epochs=-1"),
+        (("monitor=test/acc",), r"monitor=test/acc.*the test set selects nothing"),
+        (("monitor=val/loss",), r"mode=max.*needs mode=min"),
+        (("precision=float16",), r"precision=float16.*auto, float32, bf16"),
+        (("scheduler=multistep", "scheduler.milestones=[7]"), r"scheduler\.milestones=\[7\]"),
+        (("data.image_size=0",), r"data\.image_size=0"),
+        (("optimizer.lr=0",), r"optimizer\.lr=0"),
+        (("callbacks.misclassified.layers=[layer7]",), r"no layer 'layer7'"),
+        (("callbacks.misclassified.number=0",), r"number=0"),
+        (("+optimizer.nesterof=true",), r"optimizer"),
+        (("lr_finder=range_test", "lr_finder.method=best"), r"lr_finder\.method=best"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    config: Callable[..., DictConfig], tmp_path: Path, overrides: tuple[str, ...], message: str
+) -> None:
+    tiny = [o for o in QUICK if o.split("=")[0] not in [x.split("=")[0] for x in overrides]]
+    with pytest.raises(UserError, match=message):
+        experiment.run(config(*tiny, *overrides, run_dir=tmp_path))
+    assert json.loads((tmp_path / "status.json").read_text())["status"] == "failed"
+    assert not (tmp_path / "checkpoints").exists()

@@ -1,0 +1,46 @@
+import pytest
+import torch
+from torchvision.models import resnet18 as torchvision_resnet18
+
+from cifar_pl.network import Normalize, resnet18
+
+
+def test_it_has_11173962_parameters() -> None:
+    network = resnet18(10, [0.5] * 3, [0.25] * 3)
+    assert sum(p.numel() for p in network.parameters()) == 11_173_962
+
+
+def test_only_the_stem_and_the_pool_differ_from_torchvision() -> None:
+    ours = dict(resnet18(10, [0.5] * 3, [0.25] * 3).named_parameters())
+    theirs = dict(torchvision_resnet18(num_classes=10).named_parameters())
+    assert ours.keys() - theirs.keys() == {"conv1.conv.weight"}
+    assert theirs.keys() - ours.keys() == {"conv1.weight"}
+    assert all(ours[name].shape == theirs[name].shape for name in ours.keys() & theirs.keys())
+
+
+def test_normalize_in_closed_form() -> None:
+    normalize = Normalize([0.0, 0.5, 1.0], [1.0, 0.5, 0.25])
+    image = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    expected = torch.tensor([0.0, 1.0, (0.2 - 1.0) / 0.25]).view(1, 3, 1, 1)
+    torch.testing.assert_close(normalize(image), expected)
+
+
+def test_normalize_keeps_channels_last_memory() -> None:
+    image = torch.zeros(2, 3, 8, 8, dtype=torch.uint8).to(memory_format=torch.channels_last)
+    assert Normalize([0.5] * 3, [0.25] * 3)(image).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_network_refuses_floats() -> None:
+    with pytest.raises(TypeError, match="uint8"):
+        resnet18(10, [0.5] * 3, [0.25] * 3)(torch.rand(1, 3, 32, 32))
+
+
+def test_layers_of_a_32_pixel_image_have_32_16_8_and_4_pixels() -> None:
+    network = resnet18(10, [0.5] * 3, [0.25] * 3).eval()
+    sizes = {}
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        network.get_submodule(name).register_forward_hook(
+            lambda _module, _input, output, name=name: sizes.update({name: tuple(output.shape[2:])})
+        )
+    network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    assert sizes == {"layer1": (32, 32), "layer2": (16, 16), "layer3": (8, 8), "layer4": (4, 4)}

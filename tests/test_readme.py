@@ -1,0 +1,63 @@
+"""Every command of the README that trains does so, on the digits and cut short."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from cifar_pl import experiment
+from tests.conftest import ROOT, TINY, Train
+
+README = (ROOT / "README.md").read_text()
+LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [shlex.split(line)[2:] for line in LINES if line.startswith("python train.py")]
+SHORT = ("trainer.max_epochs=1", "+trainer.limit_train_batches=2", "lr_finder.num_training=50")
+FEW = "callbacks.misclassified.number=3"
+SMALL = (FEW, "data=digits", "data.image_size=16", "data.batch_size=16", "trainer=cpu", *SHORT)
+
+
+def shortened(command: list[str], *short: str) -> list[str]:
+    """The command with the given overrides in place of its own of the same key."""
+    keys = {override.split("=")[0] for override in short}
+    return [override for override in command if override.split("=")[0] not in keys] + [
+        override
+        for override in short
+        if not override.startswith("lr_finder.") or "lr_finder=range_test" in command or "experiment=demo" in command
+    ]
+
+
+def test_the_readme_trains_sweeps_and_resumes() -> None:
+    assert [] in COMMANDS
+    assert any("-m" in command for command in COMMANDS)
+    assert ["resume=latest"] in COMMANDS  # run by test_command.py
+
+
+SINGLE = [command for command in COMMANDS if "-m" not in command and command != ["resume=latest"]]
+
+
+@pytest.mark.parametrize("command", SINGLE, ids=" ".join)
+def test_every_single_run_runs(command: list[str], config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    experiment.run(config(*shortened(command, *SMALL), run_dir=tmp_path))
+    assert (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "-m" in command], ids=" ".join)
+def test_every_sweep_runs_and_no_directory_needs_quotes(command: list[str], train: Train, tmp_path: Path) -> None:
+    result = train(*shortened(command, *TINY, *SHORT), "logger=none", "callbacks.misclassified=null")
+    assert result.returncode == 0, result.stderr
+    runs = [path.parent for path in tmp_path.glob("multirun/*/*/*/summary.json")]
+    jobs = 1
+    for override in command:
+        jobs *= override.count(",") + 1
+    assert len(runs) == jobs
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", run.name) for run in runs)
+
+
+def test_the_readme_names_every_group_and_option() -> None:
+    table = README[README.index("## What can be chosen") : README.index("## What a run leaves")]
+    for path in (ROOT / "conf").glob("*/*.yaml"):
+        assert f"| `{path.parent.name}` |" in table
+        assert f"`{path.stem}`" in table

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from cifar_pl.report import confusion, per_class_accuracy, training
+
+COLUMNS = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "seconds", "images_per_second")
+ROWS = [
+    dict(zip(COLUMNS, values, strict=True))
+    for values in [
+        (1, 2.0, 0.3, 1.8, 0.4, 5.0, 90.0),
+        (2, 1.0, 0.6, 0.9, 0.8, 4.0, 100.0),
+        (3, 0.5, 0.9, 1.0, 0.7, 4.0, 110.0),
+    ]
+]
+
+
+def test_confusion_counts_true_classes_in_rows() -> None:
+    counts = confusion(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 2]), 4)
+    assert counts.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert per_class_accuracy(counts, "abcd") == {"a": 0.5, "b": 1.0, "c": 1.0, "d": None}
+
+
+@pytest.mark.parametrize(("monitor", "mode", "epoch"), [("val/acc", "max", 2), ("val/loss", "min", 2)])
+def test_the_best_epoch_is_the_monitors(monitor: str, mode: str, epoch: int) -> None:
+    summary = training(ROWS, monitor, mode, target_acc=0.75)
+    assert summary["val"] == {"best_acc": 0.8, "best_loss": 0.9, "best_epoch": epoch}
+    assert (summary["first_epoch_at_target"], summary["epochs"]) == (2, 3)
+    assert (summary["seconds"], summary["images_per_second"]) == (13.0, 100.0)
+
+
+def test_without_validation_there_is_no_best_epoch() -> None:
+    rows = [{k: v for k, v in row.items() if not k.startswith("val/")} for row in ROWS]
+    summary = training(rows, "val/acc", "max", 0.75)
+    assert summary["val"] is None
+    assert summary["first_epoch_at_target"] is None

@@ -1,0 +1,84 @@
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from cifar_pl import schedulers
+from cifar_pl.errors import UserError
+
+EPOCHS, STEPS = 4, 40
+
+
+def rates(schedule: Callable[..., Any], epochs: int = EPOCHS, steps: int = STEPS, **options: Any) -> list[float]:
+    """The rate of each optimizer step of a run, initial rate 1."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    config = schedule(optimizer, epochs=epochs, total_steps=steps, **options)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if config:
+            assert config["interval"] == "step"
+            config["scheduler"].step()
+    return seen
+
+
+def test_constant() -> None:
+    assert rates(schedulers.constant) == [1.0] * STEPS
+
+
+@pytest.mark.parametrize("milestones", [[0.5, 0.75], [2, 3], [0.5, 3]])
+def test_multistep_in_epochs_or_fractions(milestones: list[float]) -> None:
+    expected = [1.0] * 20 + [0.1] * 10 + [0.01] * 10
+    assert rates(schedulers.multistep, milestones=milestones, gamma=0.1) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("milestones", [[4], [0], [1.0], [0.5, 9], [-1], [2.5]])
+def test_milestones_outside_the_run_are_refused(milestones: list[float]) -> None:
+    with pytest.raises(UserError, match="not inside the run"):
+        rates(schedulers.multistep, milestones=milestones, gamma=0.1)
+
+
+def test_linear_onecycle_ends_at_the_last_step() -> None:
+    seen = rates(
+        schedulers.onecycle,
+        steps=41,
+        pct_start=11 / 41,
+        anneal_strategy="linear",
+        div_factor=5.0,
+        final_div_factor=100.0,
+    )
+    up = [0.2 + 0.8 * step / 10 for step in range(11)]
+    down = [1 + (0.002 - 1) * step / 30 for step in range(1, 31)]
+    assert seen == pytest.approx(up + down)
+
+
+def test_cosine_onecycle_peaks_at_the_rate_and_ends_at_the_last_step() -> None:
+    seen = rates(schedulers.onecycle, pct_start=0.25, anneal_strategy="cos", div_factor=10.0, final_div_factor=1e4)
+    assert seen[0] == pytest.approx(0.1)
+    assert max(seen) == seen[9] == pytest.approx(1.0)
+    assert seen[-1] == min(seen) == pytest.approx(0.1 / 1e4)
+
+
+def test_cosine_in_closed_form() -> None:
+    expected = [0.1 + 0.9 * (1 + math.cos(math.pi * step / (STEPS - 1))) / 2 for step in range(STEPS)]
+    assert rates(schedulers.cosine, eta_min=0.1) == pytest.approx(expected)
+
+
+def test_plateau_drops_after_more_than_patience_bad_values_down_to_min_lr() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    config = schedulers.plateau(
+        optimizer, epochs=9, total_steps=9, mode="max", factor=0.1, patience=2, threshold=1e-3, min_lr=0.05
+    )
+    seen = []
+    for value in [0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]:
+        config["scheduler"].step(value)  # type: ignore[call-arg,arg-type]
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.1, 0.05])
+
+
+def test_onecycle_refuses_what_is_no_part_of_a_run() -> None:
+    with pytest.raises(UserError, match=r"pct_start=1\.5"):
+        rates(schedulers.onecycle, pct_start=1.5, anneal_strategy="cos", div_factor=5.0, final_div_factor=10.0)

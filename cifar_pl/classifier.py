@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import nn
@@ -13,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from cifar_pl.datamodule import Batch
+from cifar_pl.batches import Batch
 from cifar_pl.errors import UserError, require
 
 Schedule = Callable[..., LRSchedulerConfigType | None]
@@ -25,12 +27,22 @@ class Predictions(NamedTuple):
     Attributes:
         logits: float32 (N, classes).
         label: int64 (N,), the given classes.
-        index: int64 (N,), as in `datamodule.Batch`.
+        index: int64 (N,), as in `batches.Batch`.
     """
 
     logits: torch.Tensor
     label: torch.Tensor
     index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
+
+    def accuracy(self) -> float:
+        """The share of right predictions, in [0, 1]."""
+        return float((self.logits.argmax(1) == self.label).float().mean())
+
+    def confusion(self, classes: int) -> NDArray[np.int64]:
+        """How often each true class (row) was predicted as each class (column): int64 (classes, classes)."""
+        counts = np.zeros((classes, classes), np.int64)
+        np.add.at(counts, (self.label.numpy(), self.logits.argmax(1).numpy()), 1)
+        return counts
 
 
 class Classifier(LightningModule):

@@ -1,10 +1,12 @@
 """What stands around `train.py` on a shell: resolvers, `resume=`, signals, one message per mistake."""
 
+import logging
 import os
 import re
 import secrets
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -55,6 +57,7 @@ def run(main: Callable[[], object]) -> int:
 
 def job(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | None:
     """One job of Hydra's. A failed single run goes past Hydra, which would add its own words to the message."""
+    _one_log()
     try:
         return run(cfg)
     except Exception as error:
@@ -113,3 +116,23 @@ def _safe(text: object) -> str:
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
+
+
+def _one_log() -> None:
+    """Let Lightning and warnings write into the run's log, once each, without what everybody knows."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+        library.setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.callbacks.model_summary").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    for noise in (
+        ".*does not have many workers.*",  # chosen: see DataModule
+        ".*exists and is not empty.*",  # a run directory holds .hydra and the log before the first checkpoint
+        ".*have no `val_dataloader`.*",  # chosen: data.val_size=0, and the range test
+        ".*not supported by the model summary.*",  # its megabytes, of float32 weights, are right
+        ".*smaller than the logging interval.*",  # rows are per epoch
+        ".*LeafSpec.*",  # Lightning 2.6 on torch 2.15
+    ):
+        warnings.filterwarnings("ignore", message=noise)

@@ -1,84 +1,19 @@
 """Split once, hand out batches of uint8 images."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from cifar_pl.augment import Augment, Transform
+from cifar_pl.batches import Batch, EpochSampler, ImageDataset
 from cifar_pl.errors import require
-from cifar_pl.sources import Images, Source
-
-Key = tuple[int, int]  # (epoch, row of the image in its part of the source)
-
-
-class Batch(NamedTuple):
-    """Some images.
-
-    Attributes:
-        image: uint8 (B, 3, H, W), RGB, in channels-last memory.
-        label: int64 (B,).
-        index: int64 (B,), row in the source's training part (train, val) or test part (test).
-    """
-
-    image: torch.Tensor
-    label: torch.Tensor
-    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
-
-
-class EpochSampler(Sampler[Key]):
-    """Rows of one split as (epoch, row), so that workers need no other word of the epoch.
-
-    The order of an epoch depends on `(seed, epoch)` alone. Of several processes each gets its share,
-    all of the same length. Lightning calls `set_epoch`, after a resume too.
-    """
-
-    def __init__(self, rows: NDArray[np.int64], seed: int | None, rank: int = 0, world_size: int = 1) -> None:
-        """Sample `rows`, shuffled by `seed`, or as they are where it is None."""
-        self._rows, self._seed, self._rank, self._world_size = rows, seed, rank, world_size
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, counted from 0, that the next iteration hands out."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        """The number of images this process gets in an epoch."""
-        return len(self._rows) // self._world_size
-
-    def __iter__(self) -> Iterator[Key]:
-        """The epoch's (epoch, row) pairs."""
-        rows = self._rows
-        if self._seed is not None:
-            rows = np.random.default_rng((self._seed, self._epoch)).permutation(rows)
-        for row in rows[self._rank :: self._world_size][: len(self)].tolist():
-            yield self._epoch, row
-
-
-class ImageDataset(Dataset[Batch]):
-    """Images by (epoch, row), a batch at a time; augmented where there is an `augment`."""
-
-    def __init__(self, images: Images, augment: Augment | None = None) -> None:
-        """Serve `images`."""
-        self.images, self.augment = images, augment
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.images)
-
-    def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """The images with these keys as one batch; torch's loader asks for whole batches where it can."""
-        rows = np.array([row for _, row in keys])
-        pixels = self.images.pixels[rows]
-        if self.augment is not None:
-            pixels = np.stack([self.augment(p, epoch, row) for p, (epoch, row) in zip(pixels, keys, strict=True)])
-        image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        return Batch(image, torch.from_numpy(self.images.labels[rows]), torch.from_numpy(rows))
+from cifar_pl.sources import Source
 
 
 class DataModule(LightningDataModule):
@@ -187,7 +122,7 @@ class DataModule(LightningDataModule):
             sampler=sampler,
             drop_last=drop_last,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=_whole_batch,
             pin_memory=gpu,
             persistent_workers=workers > 0,
         )
@@ -231,7 +166,8 @@ def channel_statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tu
     return tuple((mean / 255).tolist()), tuple((np.maximum(std, 1) / 255).tolist())  # 1: images of one colour
 
 
-def _as_it_is(batch: Any) -> Any:
+def _whole_batch(batch: Any) -> Any:
+    """Nothing to collate: the dataset gives whole batches."""
     return batch
 
 

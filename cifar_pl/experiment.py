@@ -4,8 +4,7 @@ import copy
 import logging
 import sys
 import traceback
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,23 @@ import matplotlib
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
-from cifar_pl import figures, hardware, lr_finder, report, resume, rundir, schedulers
+from cifar_pl import checkpoints, figures, hardware, lr_finder, report, resume, rundir, schedulers
+from cifar_pl.build import build, complete
 from cifar_pl.callbacks import EpochLog, Progress
 from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
-from cifar_pl.errors import UserError, require
+from cifar_pl.errors import require
 
 log = logging.getLogger(__name__)
 
 MONITORS = {"val/acc": "max", "val/loss": "min"}
+USES = {"train": "train on", "val": "validate on", "test": "test on"}
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -47,7 +45,6 @@ def run(cfg: DictConfig) -> float | None:
     if cfg.resume:
         resume.check(cfg, run_dir)  # before a file is touched
     matplotlib.use("Agg")
-    _one_log()
     try:
         with rundir.tracked(run_dir) if _first_process() else nullcontext():
             return _run(cfg, run_dir)
@@ -65,36 +62,21 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
     seed_everything(cfg.seed, workers=True, verbose=False)
 
     data: DataModule = build(cfg.datamodule)
-    source = data.load()
-    held_out = (
-        f"{data.size('val')} for validation" if cfg.data.val_size else "none held out: the last checkpoint is tested"
-    )
-    log.info("Images: %d to train on, %s, %d to test on.", data.size("train"), held_out, data.size("test"))
-    network = complete(build(cfg.model), "model", num_classes=len(source.classes), mean=data.mean, std=data.std)
+    classes = data.load().classes
+    log.info("Images: %s", ", ".join(f"{data.size(split)} to {use}" for split, use in USES.items()))
+    network = complete(build(cfg.model), "model", num_classes=len(classes), mean=data.mean, std=data.std)
     network = network.to(memory_format=torch.channels_last)
-    classifier_of = build(cfg.classifier, "classifier")
-
     accelerator = hardware.accelerator(cfg.trainer.accelerator)
     precision = hardware.precision(cfg.precision, accelerator)
-    checkpoint = load_checkpoint(run_dir / rundir.LAST, network) if cfg.resume else None
-    lr, lr_source = float(cfg.optimizer.lr), "from the config"
-    if checkpoint is not None:
-        lr = checkpoint["hyper_parameters"]["lr"]
-    elif cfg.lr_finder and _first_process():
-        throwaway = {"accelerator": accelerator, "precision": precision, "devices": 1, "default_root_dir": run_dir}
-        spare = classifier_of(
-            network=copy.deepcopy(network), scheduler=schedulers.constant, classes=source.classes, lr=lr
-        )
-        find_rate(cfg.lr_finder, spare, data, throwaway, run_dir)
-    if cfg.lr_finder and (run_dir / rundir.FINDER).exists():  # a resumed run's, or another process's, as well
-        found = rundir.read_json(run_dir / rundir.FINDER)
-        lr, lr_source = found["lr"], found["source"]
 
+    lr, lr_source = _rate(cfg, network, data, {"accelerator": accelerator, "precision": precision}, run_dir)
     machine = hardware.describe()
-    log.info("Rate %g (%s), %s on %s, %d threads.", lr, lr_source, precision, machine["cpu"], machine["threads"])
-    classifier: Classifier = classifier_of(network=network, classes=source.classes, lr=lr)
+    log.info("Rate %g (%s), %s on %s, %d threads", lr, lr_source, precision, machine["cpu"], machine["threads"])
+    classifier: Classifier = build(cfg.classifier)(network=network, classes=classes, lr=lr)
     if cfg.compile:
         network.compile()  # in place: no `_orig_mod.` in checkpoints, and copies of it are not compiled
+    else:  # sizes and FLOPs in the model summary; a compiled network would be compiled for them first
+        classifier.example_input_array = data.batch("test", 0, 1).image
     callbacks = _callbacks(cfg)
     trainer: Trainer = complete(
         build(cfg.trainer),
@@ -106,31 +88,28 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
         enable_progress_bar=any(isinstance(c, Progress) for c in callbacks),
         **({} if cfg.data.val_size else {"limit_val_batches": 0}),
     )
-    trainer.fit(
-        classifier, datamodule=data, ckpt_path=str(run_dir / rundir.LAST) if checkpoint else None, weights_only=True
-    )
-    # the test loads a checkpoint, and with it the callbacks' state of that epoch
+    last = str(run_dir / rundir.LAST) if cfg.resume else None
+    trainer.fit(classifier, datamodule=data, ckpt_path=last, weights_only=True)
+    # Now, because the test loads a checkpoint, and with it what the callbacks knew at that epoch.
     rows = [row for c in callbacks if isinstance(c, EpochLog) for row in c.rows]
     best = next((c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor), None)
-    value = best.best_model_score if best else trainer.callback_metrics.get(cfg.monitor)
+    score = best.best_model_score if best else trainer.callback_metrics.get(cfg.monitor)
     tested = best.best_model_path if best else None
     trainer.test(classifier, datamodule=data, ckpt_path=tested, verbose=False, weights_only=True)
     if _first_process():
         predictions = classifier.predictions["test"]
-        said = predictions.logits.argmax(1).numpy()
-        counts = report.confusion(said, predictions.label.numpy(), len(source.classes))
         summary = {
             "status": "finished",
             "test": {
                 "loss": float(trainer.callback_metrics["test/loss"]),
                 "acc": float(trainer.callback_metrics["test/acc"]),
-                "acc_per_class": report.per_class_accuracy(counts, source.classes),
+                "acc_per_class": report.per_class_accuracy(predictions.confusion(len(classes)), classes),
             },
             **report.training(rows, cfg.monitor, cfg.mode, cfg.target_acc),
             "lr": {"value": lr, "source": lr_source},
             "parameters": sum(p.numel() for p in network.parameters()),
             "protocol": {
-                "images": {split: data.size(split) for split in ("train", "val", "test")},
+                "images": {split: data.size(split) for split in USES},
                 "tested_checkpoint": f"best {cfg.monitor}" if best else "last",
             },
             "seed": cfg.seed,
@@ -140,7 +119,26 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
         }
         rundir.write_json(run_dir / rundir.SUMMARY, summary)
         log.info("\n%s\n", report.table(summary, run_dir))
-    return None if value is None else float(value)
+    return None if score is None else float(score)
+
+
+def _rate(
+    cfg: DictConfig, network: nn.Module, data: DataModule, trainer: dict[str, Any], run_dir: Path
+) -> tuple[float, str]:
+    """The rate of the run and where it comes from: its checkpoint, the range test, or the config."""
+    lr, source = float(cfg.optimizer.lr), "from the config"
+    if cfg.resume:
+        checkpoint, _ = checkpoints.read(run_dir / rundir.LAST, network)
+        lr = checkpoint["hyper_parameters"]["lr"]
+    elif cfg.lr_finder and _first_process():
+        spare = build(cfg.classifier)(
+            network=copy.deepcopy(network), scheduler=schedulers.constant, classes=data.load().classes, lr=lr
+        )
+        find_rate(cfg.lr_finder, spare, data, {**trainer, "devices": 1, "default_root_dir": run_dir}, run_dir)
+    if cfg.lr_finder and (run_dir / rundir.FINDER).exists():  # also for a resumed run and the other processes
+        found = rundir.read_json(run_dir / rundir.FINDER)
+        lr, source = found["lr"], found["source"]
+    return lr, source
 
 
 def find_rate(
@@ -169,61 +167,6 @@ def find_rate(
     figure = figures.lr_curve(curve.lr, curve.loss, curve.smooth, choice.suggestions, lr)
     rundir.write(run_dir / rundir.LR_FIGURE, figures.png(figure))
     rundir.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": origin, "suggestions": choice.suggestions})
-
-
-def build(node: DictConfig, name: str = "") -> Any:
-    """What a config node describes.
-
-    Raises:
-        UserError: an argument that does not exist or does not fit, named.
-    """
-    try:
-        with warnings.catch_warnings():
-            # albumentations only warns of a misspelt argument, and goes on with its default
-            warnings.filterwarnings("error", message="Argument", category=UserWarning)
-            return instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, UserError):
-            raise cause from None
-        if isinstance(cause, ModuleNotFoundError):
-            raise UserError(f'{name}: {cause} Install it: pip install -e ".[{name.rpartition(".")[2]}]"') from error
-        key = next((line.partition(": ")[2] for line in str(error).splitlines() if line.startswith("full_key")), name)
-        raise UserError(f"{key}: {cause}") from error
-
-
-def complete(part: Callable[..., Any], name: str, **known: Any) -> Any:
-    """A `_partial_` of the config with what is known by now.
-
-    Raises:
-        UserError: the config gives it an argument that does not exist or does not fit.
-    """
-    try:
-        return part(**known)
-    except UserError:
-        raise
-    except (TypeError, ValueError, MisconfigurationException) as error:
-        raise UserError(f"{name}: {error}") from error
-
-
-def load_checkpoint(path: Path, network: nn.Module) -> dict[str, Any]:
-    """A checkpoint of this network, plain values only (`weights_only=True`).
-
-    Raises:
-        UserError: the file is damaged, holds more than plain values, or is of another network.
-    """
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        weights = {
-            k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items() if k.startswith("network.")
-        }
-        copy.deepcopy(network).load_state_dict(weights)
-    except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            f"{path} cannot be used: {' '.join(reason[:3])}. It is damaged, or of another network."
-        ) from error
-    return checkpoint
 
 
 def _check(cfg: DictConfig) -> None:
@@ -263,23 +206,3 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
 
 def _first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def _one_log() -> None:
-    """Let Lightning and warnings write into the run's log, once each, without what everybody knows."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        library = logging.getLogger(name)
-        library.handlers.clear()
-        library.propagate = True
-        library.setLevel(logging.WARNING)
-    logging.getLogger("pytorch_lightning.callbacks.model_summary").setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    for noise in (
-        ".*does not have many workers.*",  # chosen: see DataModule
-        ".*exists and is not empty.*",  # a run directory holds .hydra and the log before the first checkpoint
-        ".*have no `val_dataloader`.*",  # chosen: data.val_size=0, and the range test
-        ".*not supported by the model summary.*",  # its megabytes, of float32 weights, are right
-        ".*smaller than the logging interval.*",  # rows are per epoch
-        ".*LeafSpec.*",  # Lightning 2.6 on torch 2.15
-    ):
-        warnings.filterwarnings("ignore", message=noise)

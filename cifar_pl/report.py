@@ -21,13 +21,6 @@ PACKAGES = (
 )
 
 
-def confusion(predicted: NDArray[np.int64], label: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """How often each true class (row) was predicted as each class (column): int64 (classes, classes)."""
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (label, predicted), 1)
-    return counts
-
-
 def per_class_accuracy(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float | None]:
     """Of each class's images the share that is right, in [0, 1]; None for a class without images."""
     return {

@@ -12,7 +12,8 @@ LEVELS = (
     {"errors"},
     {"rundir", "sources", "hardware"},
     {"sources.download", "augment", "network", "schedulers", "gradcam", "figures", "report", "lr_finder", "resume"},
-    {"sources.digits", "sources.cifar10", "sources.image_folder", "datamodule", "command"},
+    {"sources.digits", "sources.cifar10", "sources.image_folder", "batches", "build", "checkpoints", "command"},
+    {"datamodule"},
     {"classifier"},
     {"callbacks.epoch_log", "callbacks.progress"},
     {"callbacks.dashboard"},
@@ -21,7 +22,7 @@ LEVELS = (
     {"experiment"},
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-MAY_KNOW_HYDRA = {"experiment", "command", "resume"}
+MAY_KNOW_HYDRA = {"experiment", "build", "command", "resume"}
 
 
 def module_name(path: Path) -> str:

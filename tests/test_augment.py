@@ -6,8 +6,8 @@ import pytest
 from omegaconf import DictConfig
 
 from cifar_pl.augment import Augment, cutout
+from cifar_pl.build import build
 from cifar_pl.errors import UserError
-from cifar_pl.experiment import build
 
 MEAN = (0.2, 0.4, 0.6)
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)

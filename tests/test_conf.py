@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_pl import experiment
+from cifar_pl.build import build
 from cifar_pl.errors import UserError
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -27,7 +27,7 @@ def test_every_option_composes_and_resolves(config: Callable[..., DictConfig], o
 @pytest.mark.parametrize("option", options("aug", "data", "model", "optimizer", "scheduler"))
 def test_every_part_builds(config: Callable[..., DictConfig], option: str) -> None:
     group = option.split("=")[0]
-    experiment.build(config(option)["datamodule" if group == "data" else group])
+    build(config(option)["datamodule" if group == "data" else group])
 
 
 @pytest.mark.parametrize("option", options("callbacks", "logger"))
@@ -35,14 +35,14 @@ def test_callbacks_and_loggers_build_or_say_what_to_install(config: Callable[...
     for name, node in config(option)[option.split("=")[0]].items():
         if name in EXTRAS and find_spec(EXTRAS[name]) is None:
             with pytest.raises(UserError, match=rf'pip install -e "\.\[{name}\]"'):
-                experiment.build(node, f"logger.{name}")
+                build(node, f"logger.{name}")
         else:
-            experiment.build(node)
+            build(node)
 
 
 @pytest.mark.parametrize("option", [o for o in options("trainer") if o != "trainer=gpu"])  # refused without one
 def test_trainers_build(config: Callable[..., DictConfig], option: str) -> None:
-    make = experiment.build(config(option, "trainer.max_epochs=3").trainer)
+    make = build(config(option, "trainer.max_epochs=3").trainer)
     assert make(logger=False, enable_progress_bar=False).max_epochs == 3
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_pl.datamodule import Batch, DataModule, EpochSampler, channel_statistics, stratified_split
+from cifar_pl.batches import Batch, EpochSampler
+from cifar_pl.datamodule import DataModule, channel_statistics, stratified_split
 from cifar_pl.errors import UserError
 from cifar_pl.sources import Images, Source
 

@@ -1,7 +1,8 @@
-import numpy as np
 import pytest
+import torch
 
-from cifar_pl.report import confusion, per_class_accuracy, training
+from cifar_pl.classifier import Predictions
+from cifar_pl.report import per_class_accuracy, training
 
 COLUMNS = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "seconds", "images_per_second")
 ROWS = [
@@ -15,7 +16,8 @@ ROWS = [
 
 
 def test_confusion_counts_true_classes_in_rows() -> None:
-    counts = confusion(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 2]), 4)
+    logits = torch.eye(4)[[0, 1, 1, 2]]
+    counts = Predictions(logits, torch.tensor([0, 0, 1, 2]), torch.arange(4)).confusion(4)
     assert counts.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert per_class_accuracy(counts, "abcd") == {"a": 0.5, "b": 1.0, "c": 1.0, "d": None}
 

@@ -13,9 +13,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar_pl import figures, rundir
 from cifar_pl.callbacks.epoch_log import EpochLog
-from cifar_pl.classifier import Classifier, Predictions
+from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
-from cifar_pl.report import confusion
 
 EXAMPLES, DRAWS = 8, 8  # of the augmentation grid
 LAYOUT = {"train and validation": {n: ["Multiline", [f"train/{n}", f"val/{n}"]] for n in ("loss", "acc")}}
@@ -64,7 +63,7 @@ class Dashboard(Callback):
         self._confusion(trainer, pl_module, "test")
         scores = {"hp/test_acc": float(trainer.callback_metrics["test/acc"])}
         if "val" in pl_module.predictions:
-            scores["hp/val_acc"] = accuracy(pl_module.predictions["val"])
+            scores["hp/val_acc"] = pl_module.predictions["val"].accuracy()
         hparams = {**self._hparams, "lr": pl_module.hparams["lr"]}
         for logger in _boards(trainer):
             logger.log_hyperparams({k: v for k, v in hparams.items() if v is not None}, scores)
@@ -73,10 +72,12 @@ class Dashboard(Callback):
         if split in pl_module.predictions:
             p = pl_module.predictions[split]
             classes = pl_module.hparams["classes"]
-            counts = confusion(p.logits.argmax(1).numpy(), p.label.numpy(), len(classes))
-            title = f"{'validation' if split == 'val' else split}: {accuracy(p):.2%} of {len(p.label)} images right"
+            title = f"{'validation' if split == 'val' else split}: {p.accuracy():.2%} of {len(p.label)} images right"
             publish(
-                trainer, self._run_dir, f"confusion_matrix_{split}", figures.confusion_matrix(counts, classes, title)
+                trainer,
+                self._run_dir,
+                f"confusion_matrix_{split}",
+                figures.confusion_matrix(p.confusion(len(classes)), classes, title),
             )
 
 
@@ -85,11 +86,6 @@ def publish(trainer: Trainer, run_dir: Path, name: str, figure: Figure) -> None:
     rundir.write(run_dir / "figures" / f"{name}.png", figures.png(figure))
     for logger in _boards(trainer):
         logger.experiment.add_figure(name, figure, trainer.current_epoch, close=False)
-
-
-def accuracy(predictions: Predictions) -> float:
-    """The share of right predictions, in [0, 1]."""
-    return float((predictions.logits.argmax(1) == predictions.label).float().mean())
 
 
 def _boards(trainer: Trainer) -> list[TensorBoardLogger]:

@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cifar_pl import rundir
-from cifar_pl.datamodule import Batch
+from cifar_pl.batches import Batch
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """The gallery: what the network got most confidently wrong, and where it looked."""
 
-import copy
 import csv
 import io
 import logging
@@ -12,7 +11,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import nn
 
-from cifar_pl import figures, rundir
+from cifar_pl import checkpoints, figures, rundir
 from cifar_pl.callbacks.dashboard import publish
 from cifar_pl.classifier import Classifier, Predictions
 from cifar_pl.errors import require
@@ -47,11 +46,8 @@ class Misclassified(Callback):
         network, predictions, epoch = pl_module.network, pl_module.predictions["val"], trainer.current_epoch
         best = self._run_dir / rundir.BEST
         if best.exists():
-            checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+            checkpoint, network = checkpoints.read(best, network)
             predictions, epoch = Predictions(**checkpoint["predictions"]["val"]), checkpoint["epoch"] + 1
-            network = copy.deepcopy(network)
-            weights = {k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items()}
-            network.load_state_dict(weights)
         self._render(trainer, network, predictions, "val", f"validation images, epoch {epoch}")
 
     def on_test_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]

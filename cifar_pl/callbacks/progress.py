@@ -6,8 +6,8 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from cifar_pl.batches import Batch
 from cifar_pl.classifier import Classifier
-from cifar_pl.datamodule import Batch
 
 
 class Progress(TQDMProgressBar):

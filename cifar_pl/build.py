@@ -1,0 +1,47 @@
+"""Config nodes to objects; an argument that does not exist or does not fit is the user's mistake."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+
+from cifar_pl.errors import UserError
+
+
+def build(node: DictConfig, name: str = "") -> Any:
+    """What a config node describes.
+
+    Raises:
+        UserError: an argument that does not exist or does not fit, named.
+    """
+    try:
+        with warnings.catch_warnings():
+            # albumentations only warns of a misspelt argument, and goes on with its default
+            warnings.filterwarnings("error", message="Argument", category=UserWarning)
+            return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from None
+        if isinstance(cause, ModuleNotFoundError):
+            raise UserError(f'{name}: {cause} Install it: pip install -e ".[{name.rpartition(".")[2]}]"') from error
+        key = next((line.partition(": ")[2] for line in str(error).splitlines() if line.startswith("full_key")), name)
+        raise UserError(f"{key}: {cause}") from error
+
+
+def complete(part: Callable[..., Any], name: str, **known: Any) -> Any:
+    """A `_partial_` of the config with what is known by now.
+
+    Raises:
+        UserError: the config gives it an argument that does not exist or does not fit.
+    """
+    try:
+        return part(**known)
+    except UserError:
+        raise
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise UserError(f"{name}: {error}") from error

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_pl.errors import require
+
 cv2.setNumThreads(0)  # OpenCV's threads would fight with torch's, and with those of other workers
 
 # A transform, or a function that waits for the training images' mean colour.
@@ -55,7 +57,13 @@ def cutout(hole: int = 16, number: int = 1, p: float = 1.0, *, fill: Sequence[fl
         number: Holes per image; they may overlap.
         p: Probability that an image gets them.
         fill: Colour, three numbers in [0, 255].
+
+    Raises:
+        UserError: a number is out of range.
     """
+    require(hole >= 1, f"aug.cutout.hole={hole}: it must be at least 1 pixel.")
+    require(number >= 1, f"aug.cutout.number={number}: it must be at least 1; aug.cutout=null leaves cutout out.")
+    require(0 <= p <= 1, f"aug.cutout.p={p}: a probability is between 0 and 1.")
     return A.CoarseDropout(
         num_holes_range=(number, number),
         hole_height_range=(hole, hole),

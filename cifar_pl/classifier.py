@@ -84,7 +84,7 @@ class Classifier(LightningModule):
         self.metrics = nn.ModuleDict()
         for split in ("train", "val", "test"):
             self.metrics[f"{split}/acc"] = MulticlassAccuracy(len(classes), average="micro")
-            self.metrics[f"{split}/loss"] = MeanMetric()
+            self.metrics[f"{split}/loss"] = MeanMetric(nan_strategy="disable")
         self.predictions: dict[str, Predictions] = {}
         self._seen: list[Predictions] = []
 

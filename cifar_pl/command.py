@@ -51,7 +51,9 @@ def run(main: Callable[[], object]) -> int:
         sys.stderr.write(f"\nerror: {explain(error)}\n")
         return 1
     finally:
-        os.environ.pop(FULL_ERROR, None) if wanted is None else os.environ.update({FULL_ERROR: wanted})
+        os.environ.pop(FULL_ERROR, None)
+        if wanted is not None:
+            os.environ[FULL_ERROR] = wanted
     return 0
 
 
@@ -62,6 +64,7 @@ def job(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | N
         return run(cfg)
     except Exception as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
+            logging.getLogger(__name__).error("%s failed: %s", cfg.run_dir, explain(error))
             raise  # Hydra goes on with the other jobs
         raise Failed from error
 

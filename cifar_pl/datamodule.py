@@ -1,6 +1,5 @@
 """Split once, hand out batches of uint8 images."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +9,10 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from cifar_pl import hardware
 from cifar_pl.augment import Augment, Transform
 from cifar_pl.batches import Batch, EpochSampler, ImageDataset
-from cifar_pl.errors import require
+from cifar_pl.errors import UserError, require
 from cifar_pl.sources import Source
 
 
@@ -73,7 +73,11 @@ class DataModule(LightningDataModule):
         )
         self.mean, self.std = channel_statistics(source.train.pixels[train])
         augment = Augment(self._transforms, self.mean, self._seed)
-        augment(source.train.pixels[train[0]], 0, 0)  # a transform that does not fit fails here, not in a worker
+        try:
+            augment(source.train.pixels[train[0]], 0, 0)  # what does not fit fails here, not in a worker
+        except Exception as error:
+            size = source.train.pixels.shape[1]
+            raise UserError(f"aug does not fit images of {size} pixels: {error}") from error
         self._rows = {"train": train, "val": val, "test": np.arange(len(source.test))}
         self._sets = {
             "train": ImageDataset(source.train, augment),
@@ -114,8 +118,8 @@ class DataModule(LightningDataModule):
         return self._loader("test", EpochSampler(self._rows["test"], None))
 
     def _loader(self, split: str, sampler: EpochSampler, drop_last: bool = False) -> DataLoader[Batch]:
-        gpu = torch.cuda.is_available()
-        workers = (min(os.cpu_count() or 1, 8) if gpu else 0) if self._num_workers == "auto" else int(self._num_workers)
+        gpu = self.trainer.strategy.root_device.type == "cuda" if self.trainer else torch.cuda.is_available()
+        workers = (min(hardware.cores(), 8) if gpu else 0) if self._num_workers == "auto" else int(self._num_workers)
         return DataLoader(
             self._sets[split],
             batch_size=self.batch_size,

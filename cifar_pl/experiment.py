@@ -1,4 +1,4 @@
-"""Config to objects, then: rate, fit, test once, summary. The only module below `train.py` that knows Hydra."""
+"""One run: config to objects, then rate, fit, test once, summary."""
 
 import copy
 import logging
@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
@@ -135,7 +136,8 @@ def _rate(
             network=copy.deepcopy(network), scheduler=schedulers.constant, classes=data.load().classes, lr=lr
         )
         find_rate(cfg.lr_finder, spare, data, {**trainer, "devices": 1, "default_root_dir": run_dir}, run_dir)
-    if cfg.lr_finder and (run_dir / rundir.FINDER).exists():  # also for a resumed run and the other processes
+    if cfg.lr_finder:  # measured just now, by the first process, or before the run was interrupted
+        require((run_dir / rundir.FINDER).exists(), f"{run_dir / rundir.FINDER} is missing: the rate is not known.")
         found = rundir.read_json(run_dir / rundir.FINDER)
         lr, source = found["lr"], found["source"]
     return lr, source
@@ -181,6 +183,20 @@ def _check(cfg: DictConfig) -> None:
     require(
         cfg.mode == MONITORS[cfg.monitor], f"mode={cfg.mode}: monitor={cfg.monitor} needs mode={MONITORS[cfg.monitor]}."
     )
+    require(
+        HydraConfig.get().mode != RunMode.MULTIRUN or cfg.trainer.devices in (1, "1", "auto"),
+        f"trainer.devices={cfg.trainer.devices}: a sweep in one process cannot start several per run. "
+        "Leave out -m and start the runs one by one.",
+    )
+    every = cfg.trainer.check_val_every_n_epoch
+    require(
+        isinstance(every, int) and 1 <= every <= epochs,
+        f"trainer.check_val_every_n_epoch={every}: it must be a whole number from 1 to trainer.max_epochs={epochs}.",
+    )
+    require(
+        cfg.trainer.get("limit_val_batches", 1) > 0 and not cfg.trainer.get("fast_dev_run"),
+        "trainer.limit_val_batches=0 and trainer.fast_dev_run would leave nothing to judge by: take data.val_size=0.",
+    )
     if cfg.data.val_size == 0:
         require(
             "plateau" not in cfg.scheduler["_target_"],
@@ -201,7 +217,7 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
             )
             continue
         callbacks.append(build(node, f"callbacks.{name}"))
-    return [*callbacks, Progress()] if sys.stderr.isatty() else callbacks
+    return [*callbacks, Progress()] if sys.stdout.isatty() else callbacks
 
 
 def _first_process() -> bool:

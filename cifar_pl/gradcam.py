@@ -39,7 +39,10 @@ def heat_maps(
     from pytorch_grad_cam import GradCAM  # 2 s of scikit-learn, scipy and matplotlib
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    check_layers(network, layers)
+    known = [name for name, _ in network.named_modules() if name]
+    for name in layers:
+        top = ", ".join(n for n in known if "." not in n)
+        require(name in known, f"layers={list(layers)}: the network has no layer {name!r}. It has {top}.")
     require(len(images) == len(classes), f"{len(images)} images and {len(classes)} classes: there must be one each.")
     maps = np.zeros((len(layers), len(images), *images.shape[2:]), np.float32)
     with (
@@ -57,16 +60,8 @@ def heat_maps(
                     maps[row, part] = cam(images[part].clone().to(device), targets)
                 size = cam.activations_and_grads.activations[0].shape[2:]
             require(
-                min(size) >= LEAST,
-                f"layer {name} has feature maps of {size[0]}x{size[1]}: too few pixels to show where the network "
+                len(size) == 2 and min(size) >= LEAST,
+                f"layer {name} gives {'x'.join(map(str, size)) or 'no'} pixels: too few to show where the network "
                 "looked. Take an earlier layer.",
             )
     return maps
-
-
-def check_layers(network: nn.Module, layers: Sequence[str]) -> None:
-    """Raise UserError for a name that is no submodule of the network."""
-    known = [name for name, _ in network.named_modules() if name]
-    for name in layers:
-        top = ", ".join(n for n in known if "." not in n)
-        require(name in known, f"layers={list(layers)}: the network has no layer {name!r}. It has {top}.")

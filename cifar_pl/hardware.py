@@ -33,6 +33,11 @@ def precision(name: str, accelerator: str) -> str:
     return PRECISIONS[name]
 
 
+def cores() -> int:
+    """The cores this process may use; fewer than the machine has, in a container or under a scheduler."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe() -> dict[str, str | int]:
     """Processor, cores, torch threads, and GPU where there is one."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -43,7 +48,7 @@ def describe() -> dict[str, str | int]:
     ]
     facts: dict[str, str | int] = {
         "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": os.cpu_count() or 1,
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "bf16": str(_native_bf16("cpu")).lower(),
     }

@@ -20,7 +20,8 @@ from cifar_pl.errors import require
 METHODS = ("steepest", "valley", "min_div_10")
 DIVERGED = 4.0  # times the smallest loss: Lightning stops there
 LEAST_POINTS = 10
-LEAST_FALL = 0.05
+LEAST_FALL = 0.05  # of the loss at the start
+LEAST_SIGMAS = 6.0  # of the noise that the smoothing leaves
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Curve:
     loss: NDArray[np.float64]
 
     @property
+    def sigma(self) -> float:
+        """Width of the smoothing, in points."""
+        return max(len(self.loss) / 20, 1.0)
+
+    @property
     def smooth(self) -> NDArray[np.float64]:
         """The loss under a Gaussian of n/20 points, centred, so that nothing is shifted to larger rates.
 
@@ -38,11 +44,12 @@ class Curve:
         no more than that, lift the curve before it happens.
         """
         n = len(self.loss)
-        sigma = max(n / 20, 1.0)
-        reach = min(math.ceil(3 * sigma), n - 1)
-        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+        reach = min(math.ceil(3 * self.sigma), n - 1)
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / self.sigma) ** 2)
         capped = np.minimum(self.loss, self.loss[: max(n // 10, 1)].max())
-        return np.convolve(np.pad(capped, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
+        total = np.convolve(capped, kernel, mode="full")[reach : reach + n]
+        smooth: NDArray[np.float64] = total / np.convolve(np.ones(n), kernel, mode="full")[reach : reach + n]
+        return smooth
 
 
 @dataclass(frozen=True)
@@ -120,9 +127,13 @@ def choose(curve: Curve) -> Choice:
     kept = Curve(curve.lr[:end], curve.loss[:end])
     smooth = kept.smooth
     lowest = int(np.argmin(smooth))
-    start = float(smooth[0])
-    if start - smooth[lowest] < LEAST_FALL * start:
-        return Choice({}, f"the loss never fell by {LEAST_FALL:.0%} (from {start:.3f} to {smooth[lowest]:.3f} at best)")
+    start = min(float(smooth[0]), float(smooth[: max(end // 10, 1)].mean()))
+    # What one point scatters by, from the differences of neighbours, and what is left of it in a smoothed one.
+    scatter = float(np.median(np.abs(np.diff(kept.loss)))) / (0.6745 * math.sqrt(2))
+    noise = scatter / math.sqrt(2 * math.sqrt(math.pi) * kept.sigma)
+    fall, least = start - float(smooth[lowest]), max(LEAST_FALL * start, LEAST_SIGMAS * noise)
+    if fall < least:
+        return Choice({}, f"the loss fell by {max(fall, 0):.3f} from {start:.3f}; less than {least:.3f} says nothing")
     slope = np.gradient(smooth, np.log10(kept.lr))
     first, last = _longest_fall(smooth[: lowest + 1])
     return Choice(

@@ -1,5 +1,6 @@
 """`resume=RUN`: the run's own overrides again, in the run's own directory, contradictions refused."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from cifar_pl.errors import require
 
 OVERRIDES = ".hydra/overrides.yaml"
 # What may differ: it does not change a single weight.
-FREE = {"resume", "run_dir", "trainer.max_epochs", "data.num_workers"}
+FREE = {"resume", "trainer.max_epochs", "data.num_workers"}
 # Only joins or shows what is compared itself.
 WIRING = ("datamodule.", "classifier.optimizer.", "classifier.scheduler.", "callbacks.dashboard.hparams.")
 
@@ -23,6 +24,8 @@ def arguments(argv: list[str]) -> list[str]:
     Raises:
         UserError: with `-m`, with `lr_finder=`, or where there is no run to resume.
     """
+    if "LOCAL_RANK" in os.environ:
+        return argv  # a further process of a run, started with the expanded line
     asked = [a.partition("=")[2] for a in argv if a.startswith("resume=")]
     if not asked or asked[-1] in ("", "null"):
         return argv
@@ -74,6 +77,10 @@ def check(cfg: DictConfig, run_dir: Path) -> None:
     """
     saved = OmegaConf.load(run_dir / rundir.CONFIG)
     assert isinstance(saved, DictConfig)
+    require(
+        Path(saved.run_dir) == Path(cfg.run_dir),
+        f"resume={run_dir}: the run was made in {saved.run_dir}, and its checkpoints know that path. Move it back.",
+    )
     was, now = (flat(OmegaConf.to_container(c, resolve=True)) for c in (saved, cfg))
     different = [
         f"{key}={now.get(key)} (the run has {was.get(key)})"

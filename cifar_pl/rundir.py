@@ -2,14 +2,19 @@
 
 import json
 import logging
+import math
 import os
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cifar_pl.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +46,8 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all. Raises ValueError for NaN or infinity."""
-    write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Write `value` as indented JSON, whole or not at all; NaN and infinity, which JSON lacks, become null."""
+    write(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -55,25 +60,46 @@ def tracked(run_dir: Path) -> Iterator[None]:
     """Keep `status.json`: running, then finished, interrupted or failed (with the error).
 
     The traceback of a failure goes to the end of `train.log`; whoever runs us shows the message.
+
+    Raises:
+        UserError: another process is in this directory.
     """
     started = _now()
 
     def note(status: str, **more: str) -> None:
         write_json(run_dir / STATUS, {"status": status, "started": started, "at": _now(), **more})
 
-    note("running")
+    lock = FileLock(run_dir / ".lock")
     try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{run_dir} is in use: another process trains there. Wait for it, or stop it.") from None
+    try:
+        note("running")
         yield
+        note("finished")
     except Exception as error:
-        with (run_dir / "train.log").open("a") as file:
-            file.write(traceback.format_exc())
-        note("failed", error=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # a full disk must not hide what went wrong
+            note("failed", error=f"{type(error).__name__}: {error}")
+            with (run_dir / "train.log").open("a") as file:
+                file.write(traceback.format_exc())
         raise
     except BaseException:  # SystemExit after a signal, KeyboardInterrupt
-        note("interrupted")
-        log.warning("Interrupted. To go on: python train.py resume=%s", run_dir)
+        with suppress(OSError):
+            note("interrupted")
+        if (run_dir / LAST).exists():
+            log.warning("Interrupted. To go on: python train.py 'resume=%s'", run_dir)
         raise
-    note("finished")
+    finally:
+        lock.release()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _now() -> str:

@@ -4,6 +4,7 @@ All but `plateau` step once per optimizer step, so that they are exact for any n
 optimizer's own rate is the peak of `onecycle` and the initial rate of the others.
 """
 
+import math
 from collections.abc import Sequence
 
 from pytorch_lightning.utilities.types import LRSchedulerConfigType
@@ -52,6 +53,8 @@ def onecycle(
     """
     require(anneal_strategy in ("linear", "cos"), f"scheduler.anneal_strategy={anneal_strategy}: linear or cos.")
     require(0 < pct_start < 1, f"scheduler.pct_start={pct_start}: it must be between 0 and 1.")
+    if math.isclose(pct_start * total_steps, 1):  # a way up of no length, by which torch would divide
+        pct_start *= 1 - 1e-6
     scheduler = OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],

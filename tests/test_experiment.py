@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_pl import experiment
+from cifar_pl import experiment, rundir
 from cifar_pl.callbacks import EpochLog
 from cifar_pl.errors import UserError
 from tests.conftest import TINY
@@ -118,10 +118,7 @@ def test_tensorboard_has_curves_pictures_and_comparable_hparams(run: Path) -> No
     assert events.Scalars("hp/test_acc")[0].value == pytest.approx(summary["test"]["acc"])
     assert events.Scalars("hp/val_acc")[0].value == pytest.approx(summary["val"]["best_acc"])
     assert "hp_metric" not in tags["scalars"]
-    assert (
-        len(events.Tensors("_hparams_/session_start_info") if "_hparams_/session_start_info" in tags["tensors"] else [])
-        < 2
-    )
+    assert set(events.PluginTagToContent("hparams")) >= {"_hparams_/session_start_info", "_hparams_/session_end_info"}
 
 
 QUICK = (*TINY, "trainer.max_epochs=4", "+trainer.limit_train_batches=3", "optimizer.lr=0.02")
@@ -225,6 +222,16 @@ def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_ex
         (("callbacks.misclassified.number=0",), r"number=0"),
         (("+optimizer.nesterof=true",), r"optimizer"),
         (("lr_finder=range_test", "lr_finder.method=best"), r"lr_finder\.method=best"),
+        (("trainer.check_val_every_n_epoch=0",), r"check_val_every_n_epoch=0"),
+        (("trainer.check_val_every_n_epoch=9",), r"check_val_every_n_epoch=9"),
+        (("+trainer.limit_val_batches=0",), r"take data\.val_size=0"),
+        (("callbacks.misclassified.layers=[layer4]",), r"layer4 gives 1x1 pixels"),
+        (("aug=cutout", "aug.cutout.hole=9"), r"aug does not fit images of 8 pixels"),
+        (("aug=cutout", "aug.cutout.number=0"), r"aug\.cutout\.number=0"),
+        (("scheduler.pct_start=1.5",), r"pct_start=1\.5"),
+        (("+model.depth=9",), r"model: .*depth"),
+        (("+trainer.epochs=9",), r"trainer: .*epochs"),
+        (("optimizer.momentum=-1",), r"optimizer: .*momentum"),
     ],
 )
 def test_what_cannot_be_done_is_refused(
@@ -235,3 +242,41 @@ def test_what_cannot_be_done_is_refused(
         experiment.run(config(*tiny, *overrides, run_dir=tmp_path))
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "failed"
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_what_cannot_be_resumed_is_refused_and_left_alone(config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    quick = (*QUICK, "trainer.max_epochs=1", "callbacks.misclassified=null")
+    experiment.run(config(*quick, run_dir=run_dir))
+    longer = [*quick, "trainer.max_epochs=2", f"resume={run_dir}"]
+    with pytest.raises(UserError, match=r"trainer\.max_epochs=2: .*only\s+under a schedule"):  # onecycle
+        experiment.run(config(*longer, run_dir=run_dir))
+    with pytest.raises(UserError, match="is finished"):
+        experiment.run(config(*quick, f"resume={run_dir}", run_dir=run_dir))
+    with pytest.raises(UserError, match=r"classifier\.label_smoothing=0\.0 \(the run has 0\.1\)"):
+        experiment.run(config(*quick, f"resume={run_dir}", "classifier.label_smoothing=0.0", run_dir=run_dir))
+    assert json.loads((run_dir / "status.json").read_text())["status"] == "finished"
+
+    rundir.write_json(run_dir / "status.json", {"status": "interrupted"})
+    last = run_dir / "checkpoints/last.ckpt"
+    whole = last.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"no checkpoint"):
+        last.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"last\.ckpt cannot be used"):
+            experiment.run(config(*quick, f"resume={run_dir}", run_dir=run_dir))
+    other = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)
+    other["state_dict"]["network.fc.weight"] = torch.zeros(7, 512)
+    torch.save(other, last)
+    with pytest.raises(UserError, match=r"size mismatch for fc\.weight"):
+        experiment.run(config(*quick, f"resume={run_dir}", run_dir=run_dir))
+
+    moved = tmp_path / "moved"
+    run_dir.rename(moved)
+    with pytest.raises(UserError, match="Move it back"):
+        experiment.run(config(*quick, f"resume={moved}", run_dir=moved))
+
+
+def test_a_diverged_run_still_ends_in_a_summary(config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    short = ("trainer.max_epochs=1", "optimizer.lr=1e30", "scheduler=constant", "callbacks.misclassified=null")
+    experiment.run(config(*QUICK, *short, run_dir=tmp_path))
+    assert json.loads((tmp_path / "summary.json").read_text())["train"]["loss"] is None

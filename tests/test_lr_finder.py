@@ -43,11 +43,17 @@ def test_valley_lies_in_the_last_third_of_the_fall() -> None:
     assert np.log10(choose(v_shape).suggestions["valley"]) == pytest.approx(-5 + 4 * 5 / 6, abs=0.3)
 
 
-@pytest.mark.parametrize("hopeless", ["flat", "rising", "nan at once"])
+def test_noise_alone_gives_no_rate() -> None:
+    lr = np.logspace(-5, 0, 100)
+    for scatter in (0.02, 0.2):
+        flat = [Curve(lr, 2.3 + np.random.default_rng(seed).normal(0, scatter, 100)) for seed in range(50)]
+        assert sum(bool(choose(c).suggestions) for c in flat) <= 1
+
+
+@pytest.mark.parametrize("hopeless", ["rising", "nan at once"])
 def test_a_hopeless_curve_gives_a_reason_and_no_rate(hopeless: str) -> None:
     lr = np.logspace(-5, 0, 100)
     loss = {
-        "flat": 2.3 + np.random.default_rng(0).normal(0, 0.02, 100),
         "rising": np.linspace(2.3, 20, 100),
         "nan at once": np.where(np.arange(100) < 5, 2.3, np.nan),
     }[hopeless]

@@ -5,8 +5,10 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig
+from PIL import Image
 
 from cifar_pl import experiment
 from tests.conftest import ROOT, TINY, Train
@@ -40,8 +42,17 @@ SINGLE = [command for command in COMMANDS if "-m" not in command and command != 
 
 @pytest.mark.parametrize("command", SINGLE, ids=" ".join)
 def test_every_single_run_runs(command: list[str], config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    experiment.run(config(*shortened(command, *SMALL), run_dir=tmp_path))
-    assert (tmp_path / "summary.json").exists()
+    small = list(SMALL)
+    if "data=image_folder" in command:
+        for n in range(64):
+            image = tmp_path / "images" / ("train", "test")[n % 2] / ("cat", "dog")[n // 2 % 2] / f"{n}.png"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((20, 24, 3), n, np.uint8)).save(image)
+        small.remove("data=digits")
+        small += ["data=image_folder", f"data.root={tmp_path}/images", "data.val_size=8"]
+        small[small.index("data.batch_size=16")] = "data.batch_size=8"
+    experiment.run(config(*shortened(command, *small), run_dir=tmp_path / "run"))
+    assert (tmp_path / "run/summary.json").exists()
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "-m" in command], ids=" ".join)

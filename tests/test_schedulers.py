@@ -62,6 +62,12 @@ def test_cosine_onecycle_peaks_at_the_rate_and_ends_at_the_last_step() -> None:
     assert seen[-1] == min(seen) == pytest.approx(0.1 / 1e4)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_onecycle_is_defined_for_the_shortest_runs(steps: int) -> None:
+    options = {"pct_start": 0.25, "anneal_strategy": "linear", "div_factor": 5.0, "final_div_factor": 1e4}
+    assert all(0 < rate <= 1 for rate in rates(schedulers.onecycle, steps=steps, **options))
+
+
 def test_cosine_in_closed_form() -> None:
     expected = [0.1 + 0.9 * (1 + math.cos(math.pi * step / (STEPS - 1))) / 2 for step in range(STEPS)]
     assert rates(schedulers.cosine, eta_min=0.1) == pytest.approx(expected)

@@ -109,6 +109,11 @@ def test_an_altered_batch_is_named_and_never_unpickled(tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
+def test_another_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.image_size=28"):
+        official.cifar10(tmp_path, image_size=28)
+
+
 def test_a_missing_batch_is_named(tmp_path: Path) -> None:
     directory, files_md5, _ = write_batches(tmp_path)
     (directory / "data_batch_2").unlink()
@@ -155,6 +160,11 @@ def test_large_images_shrink_by_area_and_lose_their_margins() -> None:
     expected[:2, :2] = 200
     expected[0, 0] = 175  # the mean of 100, 200, 200, 200
     np.testing.assert_array_equal(out, expected)
+
+
+def test_sixteen_bits_keep_their_highest_eight() -> None:
+    image = Image.fromarray(np.full((8, 8), 0x7FFF, np.uint16))
+    assert (folder.fit_square(image, 8) == 0x7F).all()
 
 
 def test_a_jpeg_on_its_side_is_put_upright(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ LAYOUT = {"train and validation": {n: ["Multiline", [f"train/{n}", f"val/{n}"]] 
 
 
 class Dashboard(Callback):
-    """Augmentation grid at the start, curves at the end of fit, confusion matrix after each, HParams last."""
+    """Augmentation grid at the start, curves at the end of fit, confusion matrices and HParams after the test."""
 
     def __init__(self, run_dir: str | Path, hparams: Mapping[str, Any]) -> None:
         """Write into `run_dir`; `hparams` are the columns of TensorBoard's HParams tab."""
@@ -37,48 +37,47 @@ class Dashboard(Callback):
         original = data.pixels("train", draws[0].index.numpy())
         publish(trainer, self._run_dir, "augmentations", figures.augmentations(original, shown))
         for logger in trainer.loggers:
-            logger.log_hyperparams(self._hparams)
+            logger.log_hyperparams(self._known(pl_module))
         for logger in _boards(trainer):
             logger.experiment.add_custom_scalars(LAYOUT)
             if (finder := self._run_dir / rundir.LR_FIGURE).exists():
                 logger.experiment.add_image("lr_finder", imread(finder)[..., :3], dataformats="HWC")
 
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
-        """Draw the curves, and how the last validation confused the classes."""
+        """Draw the curves."""
         if not trainer.is_global_zero:
             return
         rows = [row for c in trainer.callbacks if isinstance(c, EpochLog) for row in c.rows]  # type: ignore[attr-defined]
         if rows:
             publish(trainer, self._run_dir, "curves", figures.curves(rows))
-        self._confusion(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
-        """Save and draw the test's predictions; enter the run into the HParams tab."""
+        """Save and draw what the tested checkpoint said of test and validation; enter the run into the HParams tab."""
         if not trainer.is_global_zero:
             return
         predictions = pl_module.predictions["test"]
         buffer = io.BytesIO()
         np.savez(buffer, **{name: value.numpy() for name, value in predictions._asdict().items()})
         rundir.write(self._run_dir / "predictions.npz", buffer.getvalue())
-        self._confusion(trainer, pl_module, "test")
+        for split in pl_module.predictions:
+            self._confusion(trainer, pl_module, split)
         scores = {"hp/test_acc": float(trainer.callback_metrics["test/acc"])}
         if "val" in pl_module.predictions:
             scores["hp/val_acc"] = pl_module.predictions["val"].accuracy()
-        hparams = {**self._hparams, "lr": pl_module.hparams["lr"]}
-        for logger in _boards(trainer):
-            logger.log_hyperparams({k: v for k, v in hparams.items() if v is not None}, scores)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(self._known(pl_module), scores)
+            else:
+                logger.log_metrics(scores)
+
+    def _known(self, pl_module: Classifier) -> dict[str, Any]:
+        return {**self._hparams, "lr": pl_module.hparams["lr"]}
 
     def _confusion(self, trainer: Trainer, pl_module: Classifier, split: str) -> None:
-        if split in pl_module.predictions:
-            p = pl_module.predictions[split]
-            classes = pl_module.hparams["classes"]
-            title = f"{'validation' if split == 'val' else split}: {p.accuracy():.2%} of {len(p.label)} images right"
-            publish(
-                trainer,
-                self._run_dir,
-                f"confusion_matrix_{split}",
-                figures.confusion_matrix(p.confusion(len(classes)), classes, title),
-            )
+        p, classes = pl_module.predictions[split], pl_module.hparams["classes"]
+        title = f"{'validation' if split == 'val' else split}: {p.accuracy():.2%} of {len(p.label)} images right"
+        figure = figures.confusion_matrix(p.confusion(len(classes)), classes, title)
+        publish(trainer, self._run_dir, f"confusion_matrix_{split}", figure)
 
 
 def publish(trainer: Trainer, run_dir: Path, name: str, figure: Figure) -> None:

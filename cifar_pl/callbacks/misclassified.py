@@ -15,7 +15,7 @@ from cifar_pl import checkpoints, figures, rundir
 from cifar_pl.callbacks.dashboard import publish
 from cifar_pl.classifier import Classifier, Predictions
 from cifar_pl.errors import require
-from cifar_pl.gradcam import check_layers, heat_maps
+from cifar_pl.gradcam import heat_maps
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,9 @@ class Misclassified(Callback):
         self._run_dir, self._number, self._layers = Path(run_dir), number, list(layers)
 
     def on_fit_start(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
-        """Refuse a layer that does not exist before hours of training."""
-        check_layers(pl_module.network, self._layers)
+        """Explain one image, so that a layer that does not exist or is too small is refused now, not after hours."""
+        image = trainer.datamodule.batch("train", 0, 1).image  # type: ignore[attr-defined]
+        heat_maps(pl_module.network, self._layers, image, torch.tensor([0]), trainer.strategy.root_device)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         """Explain the validation's mistakes."""

@@ -32,6 +32,7 @@ FILES_MD5 = {
 
 def cifar10(
     root: str | Path,
+    image_size: int = 32,
     mirrors: Sequence[str] = (),
     timeout: float = 30.0,
     min_speed: float = 20_000.0,
@@ -45,6 +46,7 @@ def cifar10(
 
     Args:
         root: The directory that holds `cifar-10-batches-py` or `cifar-10-python.tar.gz`.
+        image_size: Must be 32; other sizes need `image_folder`, which resizes.
         mirrors: Addresses of the archive, in the order in which they are tried.
         timeout: Seconds without a byte, or below `min_speed`, after which an attempt is given up.
         min_speed: Bytes per second.
@@ -54,6 +56,7 @@ def cifar10(
     Raises:
         UserError: a file is missing or altered, or no mirror delivered.
     """
+    require(image_size == 32, f"data.image_size={image_size}: CIFAR-10 has 32; data=image_folder resizes.")
     root = Path(root)
     if (root / FOLDER).is_dir():
         return _source(_read_folder(root / FOLDER, files_md5))

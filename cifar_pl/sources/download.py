@@ -1,5 +1,6 @@
 """One file from the first of several mirrors that delivers it whole and unaltered."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -19,6 +20,7 @@ from cifar_pl.errors import UserError
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 16  # bytes
+OURS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}  # no mirror can help
 
 
 def md5_of(path: Path) -> str:
@@ -55,6 +57,8 @@ def download(
                 try:
                     return _attempt(url, target, md5, timeout, min_speed)
                 except (OSError, HTTPException, ValueError) as error:
+                    if getattr(error, "errno", None) in OURS:
+                        raise
                     failures.append(f"{url}: {error}")
                     log.warning("Download failed. %s", failures[-1])
                     if isinstance(error, urllib.error.HTTPError):

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +41,15 @@ def image_folder(root: str | Path, image_size: int = 32) -> Source:
         stat = path.stat()
         key.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     cache = root / ".cifar_pl" / f"{key.hexdigest()[:16]}.npz"
-    try:
-        cache.parent.mkdir(exist_ok=True)
-        with FileLock(cache.with_suffix(".lock")):
-            if not cache.exists():
-                _save(cache, _decode(files["train"], image_size), _decode(files["test"], image_size))
-    except PermissionError:
-        log.warning("%s cannot be written: the images are decoded again in each run.", root)
-        return Source(_decode(files["train"], image_size), _decode(files["test"], image_size), classes)
+    if not cache.exists():
+        with _locked(cache):
+            if not cache.exists():  # now, no other process has made it meanwhile
+                train, test = (_decode(files[part], image_size) for part in ("train", "test"))
+                try:
+                    _save(cache, train, test)
+                except OSError as error:
+                    log.warning("%s cannot be written (%s): the next run decodes again.", cache, error.strerror)
+                    return Source(train, test, classes)
     with np.load(cache, allow_pickle=False) as arrays:
         train, test = (Images(arrays[f"{part}_pixels"], arrays[f"{part}_labels"]) for part in files)
     return Source(train, test, classes)
@@ -55,9 +57,21 @@ def image_folder(root: str | Path, image_size: int = 32) -> Source:
 
 def fit_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """An image as uint8 (size, size, 3): RGB, upright, centre-cropped to a square, resized by area."""
-    upright = ImageOps.exif_transpose(image).convert("RGB")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits, which convert() would cut off at 255
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    upright = upright.convert("RGB")
     method = Image.Resampling.BOX if min(upright.size) >= size else Image.Resampling.BICUBIC
     return np.asarray(ImageOps.fit(upright, (size, size), method), np.uint8)
+
+
+def _locked(cache: Path) -> AbstractContextManager[object]:
+    """A lock beside the cache; none where nothing can be written anyway."""
+    try:
+        cache.parent.mkdir(exist_ok=True)
+        return FileLock(cache.with_suffix(".lock")).acquire()
+    except OSError:
+        return nullcontext()
 
 
 def _classes(root: Path) -> tuple[str, ...]:

@@ -1,0 +1,62 @@
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from cifar_pl import rundir
+from cifar_pl.errors import UserError
+
+
+def status(run_dir: Path) -> dict[str, str]:
+    read: dict[str, str] = json.loads((run_dir / "status.json").read_text())
+    return read
+
+
+def test_the_status_follows_the_run(tmp_path: Path) -> None:
+    with rundir.tracked(tmp_path):
+        assert status(tmp_path)["status"] == "running"
+    assert status(tmp_path)["status"] == "finished"
+    with pytest.raises(RuntimeError), rundir.tracked(tmp_path):
+        raise RuntimeError("no luck")
+    assert status(tmp_path)["status"] == "failed"
+    assert status(tmp_path)["error"] == "RuntimeError: no luck"
+    assert "Traceback" in (tmp_path / "train.log").read_text()
+    with pytest.raises(KeyboardInterrupt), rundir.tracked(tmp_path):
+        raise KeyboardInterrupt
+    assert status(tmp_path)["status"] == "interrupted"
+
+
+def enter(run_dir: Path, queue: "multiprocessing.Queue[str]") -> None:
+    try:
+        with rundir.tracked(run_dir):
+            queue.put("in")
+    except UserError as error:
+        queue.put(str(error))
+
+
+def test_a_second_process_is_kept_out_and_changes_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    with rundir.tracked(tmp_path):
+        process = context.Process(target=enter, args=(tmp_path, queue))
+        process.start()
+        assert "is in use" in queue.get(timeout=60)
+        process.join()
+        assert status(tmp_path)["status"] == "running"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    rundir.write(tmp_path / "file", "old")
+    with pytest.raises(UnicodeEncodeError):
+        rundir.write(tmp_path / "file", "\ud800")
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        rundir.write(tmp_path / "directory", "new")
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "directory"}
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_json_has_null_for_what_it_cannot_say(tmp_path: Path) -> None:
+    rundir.write_json(tmp_path / "a.json", {"a": [float("nan"), 1.5], "b": float("inf")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, 1.5], "b": None}

@@ -85,8 +85,9 @@ def explain(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
-        lines = dict.fromkeys(f"{error}\n{error.__cause__ or ''}".splitlines())  # ordered, each once
-        text = " ".join(line.strip() for line in lines if line.strip() and "object_type" not in line)
+        said = f"{error}\n{error.__cause__ or ''}".partition("Config search path")[0]
+        lines = dict.fromkeys(line.strip() for line in said.splitlines())  # ordered, each once
+        text = " ".join(line for line in lines if line and not line.startswith(("full_key", "object_type")))
         override = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
         return override + text + _hint(text)
     if isinstance(error, OSError):
@@ -98,8 +99,8 @@ def _hint(text: str) -> str:
     option = re.search(r"Could not find '([\w-]+)/([^']+)'", text)
     if option:
         return nearest(option[2], (path.stem for path in (CONF / option[1]).glob("*.yaml")))
-    key = re.search(r"Could not (?:override|delete from config) '([^']+)'", text)
-    return nearest(key[1].split("@")[0], _known()) if key else ""
+    key = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
+    return nearest(key[1], _known()) if key else ""
 
 
 def _known() -> list[str]:

@@ -96,8 +96,10 @@ class DataModule(LightningDataModule):
         return self._sets[split].images.pixels[index]
 
     def batch(self, split: str, epoch: int, number: int) -> Batch:
-        """The first `number` images of a split, as the given epoch would show them."""
-        return self._sets[split].__getitems__([(epoch, row) for row in self._rows[split][:number].tolist()])
+        """`number` images, spread evenly over a split, as the given epoch would show them."""
+        rows = self._rows[split]
+        spread = rows[np.linspace(0, len(rows) - 1, number).astype(int)]
+        return self._sets[split].__getitems__([(epoch, row) for row in spread.tolist()])
 
     def size(self, split: str) -> int:
         """How many images a split has."""

@@ -60,9 +60,8 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
         rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
         overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
         rundir.write(run_dir / resume.OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(overrides)))
-    seed_everything(cfg.seed, workers=True, verbose=False)
-
     data: DataModule = build(cfg.datamodule)
+    seed_everything(cfg.seed, workers=True, verbose=False)
     classes = data.load().classes
     log.info("Images: %s", ", ".join(f"{data.size(split)} to {use}" for split, use in USES.items()))
     network = complete(build(cfg.model), "model", num_classes=len(classes), mean=data.mean, std=data.std)
@@ -77,7 +76,7 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
     if cfg.compile:
         network.compile()  # in place: no `_orig_mod.` in checkpoints, and copies of it are not compiled
     else:  # sizes and FLOPs in the model summary; a compiled network would be compiled for them first
-        classifier.example_input_array = data.batch("test", 0, 1).image
+        classifier.example_input_array = data.batch("train", 0, 1).image
     callbacks = _callbacks(cfg)
     trainer: Trainer = complete(
         build(cfg.trainer),

@@ -24,6 +24,7 @@ RUN = (*TINY, "trainer.max_epochs=5", "+trainer.limit_train_batches=4", "callbac
         (["optimizer.lrr=0.1"], ["lrr", "Did you mean optimizer.lr"]),
         (["trainer.max_epoch=3"], ["max_epoch", "trainer.max_epochs"]),
         (["aug.flip.prob=1"], ["prob", "aug.flip.p"]),
+        (["~aug.flipp"], ["aug.flipp", "Did you mean aug.flip"]),
         (["lr_finder=range_test", "resume=latest"], ["lr_finder=", "exclude each other"]),
         (["resume=nowhere"], ["resume=nowhere", "no such directory"]),
         (["resume=latest"], ["resume=latest", "there is no run"]),

@@ -210,6 +210,7 @@ def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_ex
     [
         (("data.val_size=0", "scheduler=plateau"), r"scheduler=plateau follows.*val_size=0"),
         (("data.val_size=0", "callbacks=early_stopping"), r"callbacks\.early_stopping watches val/acc"),
+        (("seed=-1",), r"seed=-1"),
         (("trainer.max_epochs=0",), r"trainer\.max_epochs=0"),
         (("trainer.max_epochs=-1",), r"trainer\.max_epochs=-1"),
         (("monitor=test/acc",), r"monitor=test/acc.*the test set selects nothing"),

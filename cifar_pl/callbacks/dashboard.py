@@ -28,7 +28,7 @@ class Dashboard(Callback):
         self._run_dir, self._hparams = Path(run_dir), dict(hparams)
 
     def on_fit_start(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
-        """Show what the augmentation does to the first training images."""
+        """Show what the augmentation does to some training images."""
         if not trainer.is_global_zero:
             return
         data = _data(trainer)

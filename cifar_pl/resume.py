@@ -1,6 +1,5 @@
 """`resume=RUN`: the run's own overrides again, in the run's own directory, contradictions refused."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from cifar_pl import rundir
 from cifar_pl.errors import require
 
 OVERRIDES = ".hydra/overrides.yaml"
+NO_SUBDIR = "hydra.output_subdir=null"  # a refused resume leaves the run's .hydra as it was
 # What may differ: it does not change a single weight.
 FREE = {"resume", "trainer.max_epochs", "data.num_workers"}
 # Only joins or shows what is compared itself.
@@ -24,11 +24,9 @@ def arguments(argv: list[str]) -> list[str]:
     Raises:
         UserError: with `-m`, with `lr_finder=`, or where there is no run to resume.
     """
-    if "LOCAL_RANK" in os.environ:
-        return argv  # a further process of a run, started with the expanded line
     asked = [a.partition("=")[2] for a in argv if a.startswith("resume=")]
-    if not asked or asked[-1] in ("", "null"):
-        return argv
+    if not asked or asked[-1] in ("", "null") or NO_SUBDIR in argv:
+        return argv  # nothing to expand, or done already: Lightning starts further processes with our own line
     require(
         not {"-m", "--multirun"} & set(argv),
         "resume= goes on with one run: leave out -m (a sweep is made of runs, resume them one by one).",
@@ -48,7 +46,7 @@ def arguments(argv: list[str]) -> list[str]:
         *merged.values(),
         f"resume={_quoted(directory)}",
         f"hydra.run.dir={_quoted(directory)}",
-        "hydra.output_subdir=null",  # a refused resume leaves the run's .hydra as it was
+        NO_SUBDIR,
     ]
 
 

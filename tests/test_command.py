@@ -114,6 +114,8 @@ def test_arguments_of_a_resumed_run_are_its_own_then_the_new_ones(tmp_path: Path
         f"hydra.run.dir='{quoted}'",
         "hydra.output_subdir=null",
     ]
+    expanded = resume.arguments([f"resume={run}"])
+    assert resume.arguments(expanded) == expanded  # what further processes of a DDP run are started with
     assert resume.arguments(["optimizer.lr=1", "resume=null"]) == ["optimizer.lr=1", "resume=null"]
     with pytest.raises(UserError, match="exclude each other"):
         resume.arguments([f"resume={run}", "lr_finder=range_test"])

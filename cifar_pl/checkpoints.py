@@ -1,13 +1,36 @@
-"""Reading checkpoints: plain values only, so that no code in a file ever runs."""
+"""Checkpoints: written whole or not at all; read as plain values, so that no code in a file ever runs."""
 
 import copy
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import nn
 
+from cifar_pl import rundir
 from cifar_pl.errors import UserError
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it.
+
+    Lightning writes it in the system's temporary directory; where that is another disk, a full disk or a
+    signal leaves half a file in place of the last good one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Save to `path`.
+
+        Raises:
+            UserError: it could not be written; what was at `path` is still there.
+        """
+        try:
+            with rundir.whole(Path(path)) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise UserError(f"{path} could not be written: {reason}. What was there before still is.") from error
 
 
 def read(path: Path, network: nn.Module) -> tuple[dict[str, Any], nn.Module]:

@@ -84,6 +84,7 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
         precision=precision,
         callbacks=callbacks,
         logger=[build(node, f"logger.{name}") for name, node in cfg.logger.items() if node] or False,
+        plugins=[checkpoints.WholeFiles()],
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
         enable_progress_bar=any(isinstance(c, Progress) for c in callbacks),
         **({} if cfg.data.val_size else {"limit_val_batches": 0}),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -28,14 +28,14 @@ BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: into a neighbour, flushed to disk, then renamed."""
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that appears at `path` whole or not at all: a neighbour, flushed to disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp makes private files
@@ -43,6 +43,13 @@ def write(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all."""
+    data = content.encode() if isinstance(content, str) else content
+    with whole(path) as file:
+        file.write(data)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -215,6 +215,7 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
             require(
                 name == "best", f"callbacks.{name} watches {node.monitor}, but data.val_size=0 leaves no validation."
             )
+            log.info("No validation (data.val_size=0): no best checkpoint is kept, the last one is tested.")
             continue
         callbacks.append(build(node, f"callbacks.{name}"))
     return [*callbacks, Progress()] if sys.stdout.isatty() else callbacks

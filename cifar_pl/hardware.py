@@ -2,7 +2,9 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,5 +62,5 @@ def describe() -> dict[str, str | int]:
 def _native_bf16(accelerator: str) -> bool:
     if accelerator == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    able = torch.cpu.get_capabilities()
+    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch: float32
     return accelerator == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

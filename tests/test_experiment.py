@@ -196,11 +196,14 @@ def test_more_epochs_continue_a_constant_run_as_a_longer_one(config: Callable[..
 def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_explained(
     config: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
-    value = experiment.run(config(*QUICK, "data.val_size=0", "trainer.max_epochs=1", run_dir=tmp_path))
+    flat = ("lr_finder=range_test", "lr_finder.num_training=50", "lr_finder.min_lr=1e-9", "lr_finder.max_lr=1e-8")
+    value = experiment.run(config(*QUICK, *flat, "data.val_size=0", "trainer.max_epochs=1", run_dir=tmp_path))
     assert value is None
     assert not (tmp_path / "checkpoints/best.ckpt").exists()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["val"] is None
+    assert summary["lr"]["value"] == 0.02  # nothing falls at such rates, so the configured one is used
+    assert summary["lr"]["source"].startswith("from the config, because in the range test the loss fell by")
     assert summary["protocol"] == {"images": {"train": 1438, "val": 0, "test": 359}, "tested_checkpoint": "last"}
     assert (tmp_path / "figures/misclassified.png").exists()
 

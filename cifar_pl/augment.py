@@ -25,24 +25,36 @@ Transform: TypeAlias = A.BasicTransform | Callable[..., A.BasicTransform]
 class Augment:
     """A pipeline over named transforms, in their order; a None is left out."""
 
-    def __init__(self, transforms: Mapping[str, Transform | None], mean: Sequence[float], seed: int) -> None:
+    def __init__(
+        self,
+        transforms: Mapping[str, Transform | None],
+        mean: Sequence[float],
+        seed: int,
+        start_scale: float = 1.0,
+        start_epochs: int = 0,
+    ) -> None:
         """Build the pipeline.
 
         Args:
             transforms: Albumentations transforms, or functions that take `fill` and return one.
             mean: Mean colour of the training images, three numbers in [0, 1].
             seed: Of the run, 0 or more.
+            start_scale: In (0, 1]. What the pipeline returns is shrunk by it, by area, in the first epochs.
+            start_epochs: How many epochs those are.
         """
         fill = [round(255 * value) for value in mean]
         steps = [t if isinstance(t, A.BasicTransform) else t(fill=fill) for t in transforms.values() if t is not None]
         self._pipeline = A.Compose(steps, strict=True)
-        self._seed = seed
+        self._seed, self._start_scale, self._start_epochs = seed, start_scale, start_epochs
 
     def __call__(self, image: NDArray[np.uint8], epoch: int, index: int) -> NDArray[np.uint8]:
         """What (seed, epoch, index) makes of an image: uint8 (H, W, 3) in, uint8 (H', W', 3) out."""
         rng = np.random.default_rng((self._seed, epoch, index))
         self._pipeline.set_random_state(rng, random.Random(int(rng.integers(1 << 62))))  # noqa: S311
         out: NDArray[np.uint8] = self._pipeline(image=image)["image"]
+        if epoch < self._start_epochs and self._start_scale < 1:
+            height, width = (max(round(side * self._start_scale), 1) for side in out.shape[:2])
+            out = cv2.resize(out, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
         return out
 
 

@@ -62,6 +62,7 @@ class Classifier(LightningModule):
         lr: float,
         label_smoothing: float = 0.0,
         monitor: str = "val/acc",
+        tta: str = "none",
     ) -> None:
         """Wrap `network`.
 
@@ -73,10 +74,13 @@ class Classifier(LightningModule):
             lr: The learning rate, above 0.
             label_smoothing: Of the training loss, in [0, 1).
             monitor: The logged value that a plateau schedule follows.
+            tta: `flip` measures a second accuracy of the test, `test/acc_tta`, from the mean of the logits
+                of each image and its mirror image; `none` does not.
         """
         super().__init__()
         require(lr > 0, f"optimizer.lr={lr}: it must be above 0.")
         require(0 <= label_smoothing < 1, f"classifier.label_smoothing={label_smoothing}: it must be in [0, 1).")
+        require(tta in ("none", "flip"), f"tta={tta}: none or flip.")
         self.network = network
         self.save_hyperparameters({"lr": lr, "classes": list(classes)}, logger=False)
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
@@ -85,6 +89,8 @@ class Classifier(LightningModule):
         for split in ("train", "val", "test"):
             self.metrics[f"{split}/acc"] = MulticlassAccuracy(len(classes), average="micro")
             self.metrics[f"{split}/loss"] = MeanMetric(nan_strategy="disable")
+        if tta == "flip":
+            self.metrics["test/acc_tta"] = MulticlassAccuracy(len(classes), average="micro")
         self.predictions: dict[str, Predictions] = {}
         self._seen: list[Predictions] = []
 
@@ -121,8 +127,13 @@ class Classifier(LightningModule):
         return self._step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """The same, on the test images."""
-        return self._step(batch, "test")
+        """The same, on the test images; with test-time augmentation a second time, for a metric of its own."""
+        loss = self._step(batch, "test")
+        if "test/acc_tta" in self.metrics:
+            logits = self._seen[-1].logits.to(batch.label.device) + self(batch.image.flip(-1)).float()
+            self.metric("test/acc_tta").update(logits / 2, batch.label)
+            self.log("test/acc_tta", self.metric("test/acc_tta"), on_epoch=True, logger=False)
+        return loss
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's predictions."""

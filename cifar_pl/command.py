@@ -74,10 +74,11 @@ class Failed(BaseException):
 
 
 def register_resolvers() -> None:
-    """`${run_id:}`: four hex digits, the same all through the process; `${safe:TEXT}`: as a file name."""
+    """`${run_id:}`: four hex digits, one per process; `${safe:TEXT}`: a file name; `${share:X,N}`: of N."""
     run_id = secrets.token_hex(2)
     OmegaConf.register_new_resolver("run_id", lambda: run_id, replace=True)
     OmegaConf.register_new_resolver("safe", _safe, replace=True)
+    OmegaConf.register_new_resolver("share", lambda share, of: int(share * of), replace=True)
 
 
 def explain(error: BaseException) -> str:
@@ -108,7 +109,7 @@ def _known() -> list[str]:
     known = [path.name for path in CONF.iterdir() if path.is_dir()]
     for path in CONF.rglob("*.yaml"):
         group = path.parent.relative_to(CONF).as_posix()
-        prefix = "" if group in (".", "experiment") else f"{group}."
+        prefix = "" if group == "." or path.read_text().startswith("# @package _global_") else f"{group}."
         node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         known += [prefix + key for key in resume.flat(node or {})]
     return known

@@ -28,6 +28,8 @@ class DataModule(LightningDataModule):
         num_workers: int | str = "auto",
         split_seed: int = 0,
         seed: int = 0,
+        start_scale: float = 1.0,
+        start_epochs: int = 0,
     ) -> None:
         """Remember what to do; `load` does it.
 
@@ -40,6 +42,8 @@ class DataModule(LightningDataModule):
                 2 % of the time and training has the cores anyway; with a GPU one per core, up to 8.
             split_seed: Chooses the held-out images; not the run's seed, for seeds must not change the exam.
             seed: Of the run: order and augmentation.
+            start_scale: What training images are shrunk by in the first epochs, in (0, 1].
+            start_epochs: How many epochs those are.
 
         Raises:
             UserError: a number is out of range.
@@ -51,9 +55,11 @@ class DataModule(LightningDataModule):
             _whole("data.num_workers", num_workers, 0)
         _whole("split_seed", split_seed, 0)
         _whole("seed", seed, 0)
+        require(0 < start_scale <= 1, f"data.start_scale={start_scale}: it must be above 0 and at most 1.")
         self._make_source, self._transforms = source, augment
         self.val_size, self.batch_size = val_size, batch_size
         self._num_workers, self._split_seed, self._seed = num_workers, split_seed, seed
+        self._start_scale, self._start_epochs = start_scale, start_epochs
         self._source: Source | None = None
 
     def load(self) -> Source:
@@ -72,7 +78,7 @@ class DataModule(LightningDataModule):
             f"({len(val)} more are held out for validation). Make it smaller.",
         )
         self.mean, self.std = channel_statistics(source.train.pixels[train])
-        augment = Augment(self._transforms, self.mean, self._seed)
+        augment = Augment(self._transforms, self.mean, self._seed, self._start_scale, self._start_epochs)
         try:
             augment(source.train.pixels[train[0]], 0, 0)  # what does not fit fails here, not in a worker
         except Exception as error:

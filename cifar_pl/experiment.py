@@ -26,10 +26,12 @@ from cifar_pl.callbacks import EpochLog, Progress
 from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
 from cifar_pl.errors import require
+from cifar_pl.network import whiten
 
 log = logging.getLogger(__name__)
 
 MONITORS = {"val/acc": "max", "val/loss": "min"}
+WHITENING = 2000  # images: two million patches of a covariance of 27 x 27
 USES = {"train": "train on", "val": "validate on", "test": "test on"}
 
 
@@ -46,6 +48,7 @@ def run(cfg: DictConfig) -> float | None:
     if cfg.resume:
         resume.check(cfg, run_dir)  # before a file is touched
     matplotlib.use("Agg")
+    hardware.keep_memory()
     try:
         with rundir.tracked(run_dir) if _first_process() else nullcontext():
             return _run(cfg, run_dir)
@@ -65,6 +68,9 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
     classes = data.load().classes
     log.info("Images: %s", ", ".join(f"{data.size(split)} to {use}" for split, use in USES.items()))
     network = complete(build(cfg.model), "model", num_classes=len(classes), mean=data.mean, std=data.std)
+    if cfg.whiten:
+        some = data.pixels("train", data.batch("train", 0, WHITENING).index.numpy())
+        whiten(network, torch.from_numpy(some).permute(0, 3, 1, 2))
     network = network.to(memory_format=torch.channels_last)
     accelerator = hardware.accelerator(cfg.trainer.accelerator)
     precision = hardware.precision(cfg.precision, accelerator)
@@ -76,7 +82,7 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
     if cfg.compile:
         network.compile()  # in place: no `_orig_mod.` in checkpoints, and copies of it are not compiled
     else:  # sizes and FLOPs in the model summary; a compiled network would be compiled for them first
-        classifier.example_input_array = data.batch("train", 0, 1).image
+        classifier.example_input_array = data.batch("train", cfg.trainer.max_epochs, 1).image
     callbacks = _callbacks(cfg)
     trainer: Trainer = complete(
         build(cfg.trainer),
@@ -104,6 +110,7 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
             "test": {
                 "loss": float(trainer.callback_metrics["test/loss"]),
                 "acc": float(trainer.callback_metrics["test/acc"]),
+                **({"acc_tta": float(trainer.callback_metrics["test/acc_tta"])} if cfg.tta == "flip" else {}),
                 "acc_per_class": report.per_class_accuracy(predictions.confusion(len(classes)), classes),
             },
             **report.training(rows, cfg.monitor, cfg.mode, cfg.target_acc),
@@ -196,6 +203,11 @@ def _check(cfg: DictConfig) -> None:
     require(
         cfg.trainer.get("limit_val_batches", 1) > 0 and not cfg.trainer.get("fast_dev_run"),
         "trainer.limit_val_batches=0 and trainer.fast_dev_run would leave nothing to judge by: take data.val_size=0.",
+    )
+    share = cfg.data.start_share
+    require(
+        isinstance(share, (int, float)) and 0 <= share < 1,
+        f"data.start_share={share}: it must be a number from 0 to below 1, for training has to end at full size.",
     )
     if cfg.data.val_size == 0:
         require(

@@ -1,5 +1,6 @@
 """What the machine can do, and what it is."""
 
+import ctypes
 import os
 import platform
 from collections.abc import Mapping
@@ -33,6 +34,18 @@ def precision(name: str, accelerator: str) -> str:
     if name == "auto":
         name = "bf16" if _native_bf16(accelerator) else "float32"
     return PRECISIONS[name]
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory instead of giving it back, for the kernel would clear it again at every step.
+
+    A step frees and takes the same hundreds of megabytes; `benchmarks/throughput.py` measures what the page
+    faults cost. Elsewhere than on glibc nothing happens.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: large blocks from the heap too
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
 def cores() -> int:

@@ -1,12 +1,15 @@
-"""ResNet18 for small images; its first layer takes uint8 pixels."""
+"""ResNet18 for small images; its first layer takes uint8 pixels, and may start as a whitening filter."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18 as torchvision_resnet18
 from torchvision.models.resnet import ResNet
+
+from cifar_pl.errors import require
 
 
 class Normalize(nn.Module):
@@ -50,3 +53,37 @@ def resnet18(num_classes: int, mean: Sequence[float], std: Sequence[float], zero
     network.conv1 = nn.Sequential(named)  # inside, so that layer1..4 keep their names
     network.maxpool = nn.Identity()
     return network
+
+
+@torch.no_grad()
+def whiten(network: nn.Module, images: torch.Tensor) -> None:
+    """Let the first convolution start with filters whose outputs are uncorrelated, of variance 1, on these images.
+
+    They are the eigenvectors of the patches' covariance, over the root of its eigenvalues, once with each
+    sign, the largest first; filters beyond those keep their weights, and all of them train on. Page (2019,
+    "How to train your ResNet" 8) and Jordan (2024, arXiv 2404.00498, 3.1) put such a layer before the network.
+
+    Args:
+        network: Its first layers are `Normalize` and a convolution over its three channels.
+        images: uint8 (N, 3, H, W), some training images.
+
+    Raises:
+        UserError: the convolution has too few filters, or there is none.
+    """
+    normalize = next((m for m in network.modules() if isinstance(m, Normalize)), None)
+    conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    require(
+        normalize is not None and conv is not None, "whiten=true: the model has no normalisation or no convolution."
+    )
+    assert normalize is not None
+    assert conv is not None
+    patches = F.unfold(normalize(images), conv.kernel_size).transpose(1, 2).flatten(0, 1).double()
+    size = patches.shape[1]
+    require(
+        len(conv.weight) >= 2 * size and conv.weight[0].numel() == size,
+        f"whiten=true needs a first convolution over 3 channels with {2 * size} filters or more, and this one is "
+        f"{conv}. Take whiten=false.",
+    )
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (vectors / (values + 5e-4).sqrt()).T.flip(0).view(size, *conv.weight.shape[1:])
+    conv.weight[: 2 * size] = torch.cat([filters, -filters]).to(conv.weight)

@@ -58,6 +58,8 @@ def table(summary: Mapping[str, Any], run_dir: Path) -> str:
     """What a person wants to know first, and where the rest is."""
     val, lr = summary["val"], summary["lr"]
     lines = {"test accuracy": f"{summary['test']['acc']:.2%}"}
+    if "acc_tta" in summary["test"]:
+        lines["with mirror images"] = f"{summary['test']['acc_tta']:.2%} (tta=flip)"
     if val:
         lines["validation accuracy"] = f"{val['best_acc']:.2%} (epoch {val['best_epoch']} of {summary['epochs']})"
     lines["learning rate"] = f"{lr['value']:.3g} ({lr['source']})"

@@ -92,9 +92,10 @@ def check(cfg: DictConfig, run_dir: Path) -> None:
     )
     before, after = was["trainer.max_epochs"], now["trainer.max_epochs"]
     require(
-        after == before or (after > before and _may_grow(saved.scheduler)),
-        f"trainer.max_epochs={after}: the run was planned for {before} epochs. It may only grow, and only "
-        "under a schedule that does not depend on it: constant, plateau, or multistep with milestones in epochs.",
+        after == before or (after > before and _may_grow(saved)),
+        f"trainer.max_epochs={after}: the run was planned for {before} epochs. It may only grow, and only where "
+        "nothing depends on it: a schedule that is constant, plateau, or multistep with milestones in epochs, and "
+        "images of one size throughout (data.start_share=0).",
     )
     status = rundir.read_json(run_dir / rundir.STATUS)["status"]
     require(
@@ -115,8 +116,11 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix[:-1]: node}
 
 
-def _may_grow(scheduler: DictConfig) -> bool:
+def _may_grow(cfg: DictConfig) -> bool:
+    scheduler = cfg.scheduler
     name = scheduler["_target_"].rpartition(".")[2]
+    if cfg.data.start_share > 0 and cfg.data.start_scale < 1:
+        return False
     if name == "multistep":
         return all(isinstance(m, int) for m in scheduler["milestones"])
     return name in ("plateau", "constant")

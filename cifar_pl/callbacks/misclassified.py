@@ -37,7 +37,7 @@ class Misclassified(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         """Explain one image, so that a layer that does not exist or is too small is refused now, not after hours."""
-        image = trainer.datamodule.batch("train", 0, 1).image  # type: ignore[attr-defined]
+        image = trainer.datamodule.batch("train", trainer.max_epochs, 1).image  # type: ignore[attr-defined]
         heat_maps(pl_module.network, self._layers, image, torch.tensor([0]), trainer.strategy.root_device)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]

@@ -1,0 +1,1 @@
+"""How fast and how well: the scripts behind every figure in the README."""

@@ -1,0 +1,91 @@
+"""Images/s of the gallery's heat maps against the loop of pytorch-grad-cam's README; memory over the number.
+
+`python -m benchmarks.gradcam [--images N] [--rounds N] [--out FILE]`
+
+The network is ResNet18 with random weights, the layer that of the gallery, the images random: neither
+changes the amount of work. Turns alternate; medians count. Memory is that of a new process per number.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import nn
+
+from benchmarks.common import ROOT, head, median, save, table
+from cifar_pl import hardware
+from cifar_pl.gradcam import heat_maps
+from cifar_pl.network import resnet18
+
+LAYER = "layer3"
+NUMBERS = (25, 100, 400, 1600)
+
+
+def work(number: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A network, images and the class that each map explains."""
+    torch.manual_seed(0)
+    images = torch.randint(256, (number, 3, 32, 32), dtype=torch.uint8)
+    return resnet18(10, [0.5] * 3, [0.25] * 3).eval(), images, torch.arange(number) % 10
+
+
+def readme_loop(network: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> None:
+    """One image after the other, as pytorch-grad-cam's README has it."""
+    for image, number in zip(images, classes.tolist(), strict=True):
+        with GradCAM(model=network, target_layers=[network.get_submodule(LAYER)]) as cam:
+            cam(input_tensor=image[None], targets=[ClassifierOutputTarget(number)])[0, :]
+
+
+def main() -> None:
+    """Measure and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100, help="of one turn")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="write the record here")
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    device = hardware.accelerator("auto")
+    if args.memory_of:
+        network, images, classes = work(args.memory_of)
+        heat_maps(network, [LAYER], images, classes, device)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return
+    start = time.perf_counter()
+    network, images, classes = work(args.images)
+    their_network = network.to(device)
+    turns = []
+    for _ in range(args.rounds + 1):
+        begin = time.perf_counter()
+        heat_maps(network, [LAYER], images, classes, device)
+        middle = time.perf_counter()
+        readme_loop(their_network, images.to(device), classes)
+        turns.append((args.images / (middle - begin), args.images / (time.perf_counter() - middle)))
+    turns = turns[1:]  # the first warms up
+    memory = {}
+    for number in NUMBERS:
+        call = [sys.executable, "-m", "benchmarks.gradcam", "--memory-of", str(number)]
+        out = subprocess.run(call, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        memory[number] = int(out) / 2**30
+    record = {
+        "benchmark": "gradcam",
+        **head("benchmarks.gradcam"),
+        "images_per_second": {"ours": median([o for o, _ in turns]), "readme_loop": median([t for _, t in turns])},
+        "ratio": median([o / t for o, t in turns]),
+        "peak_memory_gib_by_images": memory,
+        "seconds": time.perf_counter() - start,
+    }
+    both = record["images_per_second"]
+    rows = [(f"{both['ours']:.0f}", f"{both['readme_loop']:.0f}", f"{record['ratio']:.2f}")]
+    print(table(("heat maps/s, ours", "heat maps/s, README loop", "ratio"), rows))
+    print()
+    print(table(("images", "peak memory, GiB"), [(n, f"{value:.2f}") for n, value in memory.items()]))
+    save(args.out, record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,354 @@
+"""Training speed of `train.py` against the usual loop and against a bare loop, in one run.
+
+`python -m benchmarks.throughput [--rounds N] [--out FILE] [OVERRIDES of train.py]`
+
+Each contestant is a process of its own. They take turns of some ten seconds, so that a machine that
+drifts from minute to minute drifts for all of them, and the median over the rounds counts.
+
+* usual: as the reference projects train: PIL images, torchvision transforms, DataLoader with workers,
+  float32, contiguous, plain PyTorch.
+* bare: nothing but the network and the optimizer on batches that lie ready, with train.py's precision,
+  memory format, compile and allocator settings.
+* train: `python train.py` itself, with augmentation, metrics, logging, progress bar and callbacks, in a
+  pseudo-terminal; at one image size throughout, so that all three do the same arithmetic.
+"""
+
+import argparse
+import io
+import json
+import os
+import pty
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pytorch_lightning import Callback
+from torch.utils.data import DataLoader, Dataset, dataloader
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms as T
+
+from benchmarks.common import ROOT, config, head, median, save, table
+from cifar_pl import hardware
+from cifar_pl.build import build
+from cifar_pl.network import resnet18
+
+STEPS = {"usual": 12, "bare": 20, "train": 20}  # of one turn on a CPU: some ten seconds each
+MORE = 20  # times as many on a GPU
+ONE_SIZE = "data.start_share=0"
+
+
+class Turns:
+    """A contestant's side of the pipe: wait until it is my turn, report what I did in it."""
+
+    def __init__(self, orders: int, answers: int) -> None:
+        self._orders, self._answers = os.fdopen(orders), os.fdopen(answers, "w")
+
+    def wait(self) -> None:
+        """Block until the next turn; leave the process when there is none."""
+        if not self._orders.readline():
+            os._exit(0)  # the benchmark has seen enough
+
+    def report(self, **facts: float) -> None:
+        """Say what the turn was, and the process's highest resident memory so far, in bytes."""
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({**facts, "memory": memory}), file=self._answers, flush=True)
+
+
+def take_turns(turns: Turns, step: Callable[[], int], steps: int) -> None:
+    """Run `step`, which returns a number of images, once to warm up and then `steps` times each turn."""
+    step()
+    synchronize()
+    turns.report()
+    while True:
+        turns.wait()
+        begin = time.perf_counter()
+        images = sum(step() for _ in range(steps))
+        synchronize()
+        turns.report(images=images, seconds=time.perf_counter() - begin)
+
+
+def synchronize() -> None:
+    """Let the GPU finish, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def usual(turns: Turns, overrides: list[str], steps: int) -> None:
+    """The references' loop."""
+    cfg = config(overrides)
+    source = build(cfg.data.source)()
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    transform = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(mean, std)])
+
+    class Cifar(Dataset[tuple[torch.Tensor, int]]):
+        def __len__(self) -> int:
+            return len(source.train)
+
+        def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+            return transform(Image.fromarray(source.train.pixels[row])), int(source.train.labels[row])
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loader = DataLoader(
+        Cifar(), cfg.data.batch_size, shuffle=True, num_workers=min(hardware.cores(), 4), pin_memory=device == "cuda"
+    )
+    network = resnet18(len(source.classes), mean, std)
+    del network.conv1.normalize  # its images are normalised already
+    network.to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+    def batches() -> Any:
+        while True:
+            yield from loader
+
+    stream = batches()
+
+    def step() -> int:
+        image, label = (part.to(device, non_blocking=True) for part in next(stream))
+        optimizer.zero_grad()
+        logits = network(image)
+        loss = F.cross_entropy(logits, label)
+        loss.backward()
+        optimizer.step()
+        loss.item(), (logits.argmax(1) == label).sum().item()  # for their progress bars
+        return len(label)
+
+    take_turns(turns, step, steps)
+
+
+def bare(turns: Turns, overrides: list[str], steps: int) -> None:
+    """Network and optimizer alone."""
+    cfg = config(overrides)
+    hardware.keep_memory()
+    data = build(cfg.datamodule)
+    classes = data.load().classes
+    device = hardware.accelerator(cfg.trainer.accelerator)
+    half = hardware.precision(cfg.precision, device) != "32-true"
+    network = build(cfg.model)(num_classes=len(classes), mean=data.mean, std=data.std)
+    network.to(device, memory_format=torch.channels_last)
+    if cfg.compile:
+        network.compile()
+    optimizer = build(cfg.optimizer)(network.parameters())
+    batches = [batch for batch, _ in zip(data.train_dataloader(), range(16), strict=False)]
+    resident = [(b.image.to(device), b.label.to(device)) for b in batches]
+    turn = iter(range(1 << 60))
+
+    def step() -> int:
+        image, label = resident[next(turn) % len(resident)]
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            logits = network(image)
+        loss = F.cross_entropy(logits.float(), label, label_smoothing=cfg.classifier.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return len(label)
+
+    take_turns(turns, step, steps)
+
+
+class TakeTurns(Callback):
+    """Takes the turns from inside `python train.py`, and clocks what its loader makes it wait."""
+
+    def __init__(self, orders: int, answers: int, steps: int) -> None:
+        """Talk through these file descriptors; `steps` make a turn."""
+        self._turns, self._steps, self._done, self._waited = Turns(orders, answers), steps, 0, 0.0
+        fetch = dataloader._BaseDataLoaderIter.__next__
+
+        def timed(loader: Any) -> Any:
+            begin = time.perf_counter()
+            try:
+                return fetch(loader)
+            finally:
+                self._waited += time.perf_counter() - begin
+
+        dataloader._BaseDataLoaderIter.__next__ = timed  # type: ignore[method-assign]
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Start-up is over when the first step begins."""
+        if self._done == 0:
+            self._turns.report()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After `steps` steps it is the others' turn; the very first step warms up."""
+        if self._done % self._steps == 0:
+            synchronize()
+            if self._done:
+                seconds, wait = time.perf_counter() - self._begin, self._waited - self._before
+                self._turns.report(images=self._steps * len(batch.label), seconds=seconds, wait=wait)
+            self._turns.wait()
+            self._begin, self._before = time.perf_counter(), self._waited
+        self._done += 1
+
+
+class Contestant:
+    """The benchmark's side of the pipe."""
+
+    def __init__(self, name: str, overrides: list[str], steps: int) -> None:
+        orders, self._orders = os.pipe()
+        self._answers, answers = os.pipe()
+        self.name, self.turns = name, list[dict[str, float]]()
+        self._log = io.BytesIO()
+        self._directory = tempfile.TemporaryDirectory()
+        screen, terminal = pty.openpty()
+        threading.Thread(target=self._watch, args=(screen,), daemon=True).start()
+        call = ["-m", "benchmarks.throughput", "--contestant", name, "--pipe", str(orders), str(answers), str(steps)]
+        if name == "train":
+            callback = f"{{_target_:benchmarks.throughput.TakeTurns,orders:{orders},answers:{answers},steps:{steps}}}"
+            mine = (f"+callbacks.turns={callback}", f"hydra.run.dir={self._directory.name}")
+            call = ["train.py", "trainer.max_epochs=1000000", *mine]
+        self.born = time.perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, *call, *overrides],
+            cwd=ROOT,
+            pass_fds=(orders, answers),
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        )
+        for end in (orders, answers, terminal):
+            os.close(end)
+        self._reader = os.fdopen(self._answers)
+        self._answer()
+        self.start_up = time.perf_counter() - self.born
+
+    def _watch(self, screen: int) -> None:
+        try:
+            while text := os.read(screen, 1 << 16):
+                self._log.write(text)
+        except OSError:  # the other end is closed
+            pass
+
+    def _answer(self) -> dict[str, float]:
+        line = self._reader.readline()
+        if not line:
+            self._process.wait()
+            time.sleep(0.2)
+            sys.exit(f"{self.name} died:\n{self._log.getvalue().decode(errors='replace')[-4000:]}")
+        facts: dict[str, float] = json.loads(line)
+        return facts
+
+    def turn(self) -> None:
+        """One turn."""
+        os.write(self._orders, b"go\n")
+        self.turns.append(self._answer())
+
+    def close(self) -> None:
+        """End the process."""
+        os.close(self._orders)
+        self._process.wait()
+
+    def speed(self) -> float:
+        """Images/s, median over the turns but the first."""
+        return median([turn["images"] / turn["seconds"] for turn in self.turns[1:]])
+
+
+def matrix_peak() -> float:
+    """bf16 matrix multiplications per second, in FLOP/s, the best of ten."""
+    device, n = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
+    a = torch.ones(n, n, dtype=torch.bfloat16, device=device)
+    best = float("inf")
+    for _ in range(10):
+        synchronize()
+        begin = time.perf_counter()
+        a @ a
+        synchronize()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * n**3 / best
+
+
+def flops(size: int) -> int:
+    """FLOPs of one image's forward and backward pass through the network."""
+    network = resnet18(10, [0.5] * 3, [0.25] * 3)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(2, 3, size, size, dtype=torch.uint8)).sum().backward()
+    return int(counter.get_total_flops() // 2)
+
+
+def help_seconds() -> float:
+    """Seconds of `python train.py --help`, the median of three."""
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "train.py", "--help"], check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - begin)
+    return median(seconds)
+
+
+def main() -> None:
+    """Let them take turns, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each, of which the first warms up")
+    parser.add_argument("--out", type=Path, help="write the record here")
+    parser.add_argument("--contestant", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--pipe", type=int, nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", help="of train.py, such as data=image_folder data.root=...")
+    args = parser.parse_args()
+    overrides = [ONE_SIZE, *args.overrides]
+    if args.contestant:
+        orders, answers, steps = args.pipe
+        {"usual": usual, "bare": bare}[args.contestant](Turns(orders, answers), args.overrides, steps)
+        return
+    start = time.perf_counter()
+    help_takes = help_seconds()
+    more = MORE if torch.cuda.is_available() else 1
+    contestants = {name: Contestant(name, overrides, more * steps) for name, steps in STEPS.items()}
+    for number in range(args.rounds):
+        for contestant in contestants.values():
+            contestant.turn()
+        print(f"round {number + 1}/{args.rounds}", file=sys.stderr)
+    for contestant in contestants.values():
+        contestant.close()
+    speed = {name: contestant.speed() for name, contestant in contestants.items()}
+    ratios = {
+        name: median([t["images"] / t["seconds"] / (o["images"] / o["seconds"]) for t, o in pairs])
+        for name, pairs in (
+            (other, list(zip(contestants["train"].turns[1:], contestants[other].turns[1:], strict=True)))
+            for other in ("usual", "bare")
+        )
+    }
+    turns = contestants["train"].turns[1:]
+    peak, size = matrix_peak(), config(overrides).data.image_size
+    record = {
+        "benchmark": "throughput",
+        **head("benchmarks.throughput"),
+        "rounds": args.rounds - 1,
+        "images_per_second": speed,
+        "turns": {name: [t["images"] / t["seconds"] for t in c.turns] for name, c in contestants.items()},
+        "train_over_usual": ratios["usual"],
+        "train_over_bare": ratios["bare"],
+        "data_wait_share": median([t["wait"] / t["seconds"] for t in turns]),
+        "peak_memory_gib": {name: max(t["memory"] for t in c.turns) / 2**30 for name, c in contestants.items()},
+        "help_seconds": help_takes,
+        "first_step_seconds": contestants["train"].start_up,
+        "bf16_matrix_peak_tflops": peak / 1e12,
+        "share_of_matrix_peak": speed["train"] * flops(size) / peak,
+        "seconds": time.perf_counter() - start,
+    }
+    rows = [
+        (
+            name,
+            f"{speed[name]:.1f}",
+            f"{record['peak_memory_gib'][name]:.2f}",
+            "" if name == "train" else f"{ratios[name]:.3f}",
+        )
+        for name in contestants
+    ]
+    print(table(("contestant", "images/s", "peak memory, GiB", "train / it"), rows))
+    print(
+        f"\nwaiting for data {record['data_wait_share']:.2%} of training, --help {help_takes:.2f} s, "
+        f"first step after {record['first_step_seconds']:.1f} s, "
+        f"{record['share_of_matrix_peak']:.0%} of the {peak / 1e12:.2f} TFLOP/s that bf16 matrices reach"
+    )
+    save(args.out, record)
+
+
+if __name__ == "__main__":
+    main()

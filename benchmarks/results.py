@@ -73,7 +73,7 @@ def machine(record: dict[str, Any]) -> str:
 
 def foot(record: dict[str, Any]) -> str:
     """Where a table's figures come from."""
-    commit, versions = (record.get("commit") or (record.get("git") or {}).get("commit"))[:7], record["versions"]
+    commit, versions = str((record.get("git") or {}).get("commit"))[:7], record["versions"]
     return f"`{record['command']}`, commit {commit}, {machine(record)}, torch {versions['torch']}."
 
 

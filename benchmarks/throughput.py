@@ -87,7 +87,9 @@ def usual(turns: Turns, overrides: list[str], steps: int) -> None:
     cfg = config(overrides)
     source = build(cfg.data.source)()
     mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-    transform = T.Compose([T.RandomCrop(32, padding=4), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(mean, std)])
+    transform = T.Compose(
+        [T.RandomCrop(cfg.data.image_size, padding=4), T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(mean, std)]
+    )
 
     class Cifar(Dataset[tuple[torch.Tensor, int]]):
         def __len__(self) -> int:
@@ -116,7 +118,7 @@ def usual(turns: Turns, overrides: list[str], steps: int) -> None:
         optimizer.zero_grad()
         logits = network(image)
         loss = F.cross_entropy(logits, label)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         loss.item(), (logits.argmax(1) == label).sum().item()  # for their progress bars
         return len(label)
@@ -147,7 +149,7 @@ def bare(turns: Turns, overrides: list[str], steps: int) -> None:
             logits = network(image)
         loss = F.cross_entropy(logits.float(), label, label_smoothing=cfg.classifier.label_smoothing)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return len(label)
 
@@ -159,7 +161,8 @@ class TakeTurns(Callback):
 
     def __init__(self, orders: int, answers: int, steps: int) -> None:
         """Talk through these file descriptors; `steps` make a turn."""
-        self._turns, self._steps, self._done, self._waited = Turns(orders, answers), steps, 0, 0.0
+        self._turns, self._steps, self._done = Turns(orders, answers), steps, 0
+        self._waited = self._begin = self._before = 0.0
         fetch = dataloader._BaseDataLoaderIter.__next__
 
         def timed(loader: Any) -> Any:
@@ -169,7 +172,7 @@ class TakeTurns(Callback):
             finally:
                 self._waited += time.perf_counter() - begin
 
-        dataloader._BaseDataLoaderIter.__next__ = timed  # type: ignore[method-assign]
+        dataloader._BaseDataLoaderIter.__next__ = timed  # type: ignore[assignment,method-assign]
 
     def on_train_batch_start(self, *args: Any) -> None:
         """Start-up is over when the first step begins."""

@@ -77,7 +77,7 @@ class DataModule(LightningDataModule):
             f"data.batch_size={self.batch_size}: there are only {len(train)} training images "
             f"({len(val)} more are held out for validation). Make it smaller.",
         )
-        self.mean, self.std = channel_statistics(source.train.pixels[train])
+        self.mean, self.std = channel_statistics(source.train.pixels, train)
         augment = Augment(self._transforms, self.mean, self._seed, self._start_scale, self._start_epochs)
         try:
             augment(source.train.pixels[train[0]], 0, 0)  # what does not fit fails here, not in a worker
@@ -162,17 +162,19 @@ def stratified_split(
     return np.setdiff1d(np.arange(n), val), val
 
 
-def channel_statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels of (N, H, W, 3), in [0, 1].
+def channel_statistics(
+    pixels: NDArray[np.uint8], rows: NDArray[np.int64]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over these rows of (N, H, W, 3), in [0, 1].
 
     Exact: sums of whole numbers, a thousand images at a time.
     """
     total, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)
-    for start in range(0, len(pixels), 1000):
-        flat = pixels[start : start + 1000].reshape(-1, 3).astype(np.int64)
+    for start in range(0, len(rows), 1000):
+        flat = pixels[rows[start : start + 1000]].reshape(-1, 3).astype(np.int64)
         total += flat.sum(axis=0)
         squares += (flat * flat).sum(axis=0)
-    n = pixels.size / 3
+    n = len(rows) * pixels[0].size / 3
     mean = total / n
     std = np.sqrt(squares / n - mean**2)
     return tuple((mean / 255).tolist()), tuple((np.maximum(std, 1) / 255).tolist())  # 1: images of one colour

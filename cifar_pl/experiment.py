@@ -1,16 +1,12 @@
 """One run: config to objects, then rate, fit, test once, summary."""
 
-import copy
 import logging
 import sys
 import traceback
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import matplotlib
-import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -18,9 +14,8 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import nn
 
-from cifar_pl import checkpoints, figures, hardware, lr_finder, report, resume, rundir, schedulers
+from cifar_pl import checkpoints, hardware, rate, report, resume, rundir
 from cifar_pl.build import build, complete
 from cifar_pl.callbacks import EpochLog, Progress
 from cifar_pl.classifier import Classifier
@@ -31,7 +26,7 @@ from cifar_pl.network import whiten
 log = logging.getLogger(__name__)
 
 MONITORS = {"val/acc": "max", "val/loss": "min"}
-WHITENING = 2000  # images: two million patches of a covariance of 27 x 27
+WHITENING = 500  # images: half a million patches for a covariance of 27 x 27
 USES = {"train": "train on", "val": "validate on", "test": "test on"}
 
 
@@ -75,7 +70,8 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
     accelerator = hardware.accelerator(cfg.trainer.accelerator)
     precision = hardware.precision(cfg.precision, accelerator)
 
-    lr, lr_source = _rate(cfg, network, data, {"accelerator": accelerator, "precision": precision}, run_dir)
+    throwaway = {"accelerator": accelerator, "precision": precision, "devices": 1, "default_root_dir": run_dir}
+    lr, lr_source = rate.choose(cfg, network, data, throwaway, run_dir, _first_process())
     machine = hardware.describe()
     log.info("Rate %g (%s), %s on %s, %d threads", lr, lr_source, precision, machine["cpu"], machine["threads"])
     classifier: Classifier = build(cfg.classifier)(network=network, classes=classes, lr=lr)
@@ -128,54 +124,6 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
         rundir.write_json(run_dir / rundir.SUMMARY, summary)
         log.info("\n%s\n", report.table(summary, run_dir))
     return None if score is None else float(score)
-
-
-def _rate(
-    cfg: DictConfig, network: nn.Module, data: DataModule, trainer: dict[str, Any], run_dir: Path
-) -> tuple[float, str]:
-    """The rate of the run and where it comes from: its checkpoint, the range test, or the config."""
-    lr, source = float(cfg.optimizer.lr), "from the config"
-    if cfg.resume:
-        checkpoint, _ = checkpoints.read(run_dir / rundir.LAST, network)
-        lr = checkpoint["hyper_parameters"]["lr"]
-    elif cfg.lr_finder and _first_process():
-        spare = build(cfg.classifier)(
-            network=copy.deepcopy(network), scheduler=schedulers.constant, classes=data.load().classes, lr=lr
-        )
-        find_rate(cfg.lr_finder, spare, data, {**trainer, "devices": 1, "default_root_dir": run_dir}, run_dir)
-    if cfg.lr_finder:  # measured just now, by the first process, or before the run was interrupted
-        require((run_dir / rundir.FINDER).exists(), f"{run_dir / rundir.FINDER} is missing: the rate is not known.")
-        found = rundir.read_json(run_dir / rundir.FINDER)
-        lr, source = found["lr"], found["source"]
-    return lr, source
-
-
-def find_rate(
-    cfg: Mapping[str, Any], spare: Classifier, data: DataModule, trainer: dict[str, Any], run_dir: Path
-) -> None:
-    """Range test on a spare classifier; curve, suggestions and choice as CSV, JSON and picture.
-
-    Where the curve is hopeless, the choice is the spare's own rate, with a loud warning.
-    """
-    method = cfg["method"]
-    require(method in lr_finder.METHODS, f"lr_finder.method={method}: one of {', '.join(lr_finder.METHODS)}.")
-    log.info("Learning-rate range test: %d steps from %g to %g", cfg["num_training"], cfg["min_lr"], cfg["max_lr"])
-    curve = lr_finder.measure(
-        spare, data.train_dataloader(), trainer, cfg["num_training"], cfg["min_lr"], cfg["max_lr"]
-    )
-    choice = lr_finder.choose(curve)
-    if choice.problem:
-        lr, origin = spare.hparams["lr"], f"from the config, because in the range test {choice.problem}"
-        log.warning("!! The range test found no rate: %s. Training uses the configured rate, %g.", choice.problem, lr)
-    else:
-        lr, origin = choice.suggestions[method], f"range test, {method}"
-        log.info("Range test: %s; used: %s", ", ".join(f"{k} {v:.3g}" for k, v in choice.suggestions.items()), method)
-    table = np.column_stack([curve.lr, curve.loss, curve.smooth])
-    lines = ["lr,loss,smoothed", *(",".join(f"{v:.8g}" for v in row) for row in table)]
-    rundir.write(run_dir / "lr_finder.csv", "\n".join(lines) + "\n")
-    figure = figures.lr_curve(curve.lr, curve.loss, curve.smooth, choice.suggestions, lr)
-    rundir.write(run_dir / rundir.LR_FIGURE, figures.png(figure))
-    rundir.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": origin, "suggestions": choice.suggestions})
 
 
 def _check(cfg: DictConfig) -> None:

@@ -19,10 +19,11 @@ LEVELS = (
     {"callbacks.dashboard"},
     {"callbacks.misclassified"},
     {"callbacks"},
+    {"rate"},
     {"experiment"},
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-MAY_KNOW_HYDRA = {"experiment", "build", "command", "resume"}
+MAY_KNOW_HYDRA = {"experiment", "rate", "build", "command", "resume"}
 
 
 def module_name(path: Path) -> str:

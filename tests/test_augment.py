@@ -85,3 +85,20 @@ def test_a_misspelt_or_impossible_argument_is_refused(config: Callable[..., Dict
 
 def test_a_transform_may_change_the_size() -> None:
     assert Augment({"crop": A.RandomCrop(28, 28)}, MEAN, 0)(IMAGE, 0, 0).shape == (28, 28, 3)
+
+
+def test_the_first_epochs_are_shrunk_by_area() -> None:
+    augment = Augment({}, MEAN, 0, start_scale=0.5, start_epochs=2)
+    blocks = IMAGE.reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))
+    for epoch in (0, 1):
+        assert np.abs(augment(IMAGE, epoch, 0) - blocks).max() <= 0.5
+    np.testing.assert_array_equal(augment(IMAGE, 2, 0), IMAGE)
+    assert Augment({}, MEAN, 0, start_scale=0.75, start_epochs=1)(IMAGE, 0, 0).shape == (24, 24, 3)
+
+
+def test_light_shifts_by_two_pixels(config: Callable[..., DictConfig]) -> None:
+    augment = standard(config, aug="light")
+    padded = np.pad(IMAGE, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    crops = {padded[y : y + 32, x : x + 32].tobytes() for y in range(5) for x in range(5)}
+    crops |= {padded[y : y + 32, x : x + 32][:, ::-1].tobytes() for y in range(5) for x in range(5)}
+    assert {augment(IMAGE, 0, index).tobytes() for index in range(1000)} == crops

@@ -69,6 +69,21 @@ def test_the_test_reads_every_image_once(tiny_network: nn.Module, tiny_source: S
     assert module.predictions["test"].index.tolist() == list(range(30))
 
 
+def test_flip_tta_is_a_metric_of_its_own(tiny_network: nn.Module, tiny_source: Source, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    data, values = loaded(tiny_source), {}
+    tiny_source.test.pixels[:, :, :4] //= 2  # so that mirror images differ
+    for tta in ("none", "flip"):
+        module = Classifier(tiny_network, partial(torch.optim.SGD), schedulers.constant, CLASSES, lr=0.1, tta=tta)
+        run = trainer(tmp_path)
+        run.test(module, datamodule=data, verbose=False)
+        values[tta] = {name: float(value) for name, value in run.callback_metrics.items()}
+    batch = data.batch("test", 0, 30)
+    with torch.no_grad():
+        logits = tiny_network.eval()(batch.image) + tiny_network(batch.image.flip(3))
+    assert values["flip"].pop("test/acc_tta") == pytest.approx((logits.argmax(1) == batch.label).float().mean().item())
+    assert values["flip"] == values["none"]
+
+
 @pytest.mark.parametrize("every", [1, 2])
 def test_plateau_counts_validations_and_not_epochs(
     tiny_network: nn.Module,

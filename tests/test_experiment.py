@@ -185,7 +185,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
 
 
 def test_more_epochs_continue_a_constant_run_as_a_longer_one(config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    overrides = (*QUICK, "scheduler=constant", "callbacks.misclassified=null")
+    overrides = (*QUICK, "scheduler=constant", "callbacks.misclassified=null", "data.start_share=0")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     experiment.run(config(*overrides, run_dir=whole))
     experiment.run(config(*overrides, "trainer.max_epochs=2", run_dir=parts))
@@ -197,11 +197,15 @@ def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_ex
     config: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     flat = ("lr_finder=range_test", "lr_finder.num_training=50", "lr_finder.min_lr=1e-9", "lr_finder.max_lr=1e-8")
-    value = experiment.run(config(*QUICK, *flat, "data.val_size=0", "trainer.max_epochs=1", run_dir=tmp_path))
+    once = ("data.val_size=0", "trainer.max_epochs=1", "tta=flip")
+    value = experiment.run(config(*QUICK, *flat, *once, run_dir=tmp_path))
     assert value is None
     assert not (tmp_path / "checkpoints/best.ckpt").exists()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["val"] is None
+    with np.load(tmp_path / "predictions.npz") as said:  # of the images as they are
+        assert summary["test"]["acc"] == pytest.approx((said["logits"].argmax(1) == said["label"]).mean())
+    assert 0 <= summary["test"]["acc_tta"] <= 1
     assert summary["lr"]["value"] == 0.02  # nothing falls at such rates, so the configured one is used
     assert summary["lr"]["source"].startswith("from the config, because in the range test the loss fell by")
     assert summary["protocol"] == {"images": {"train": 1438, "val": 0, "test": 359}, "tested_checkpoint": "last"}
@@ -222,6 +226,9 @@ def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_ex
         (("scheduler=multistep", "scheduler.milestones=[7]"), r"scheduler\.milestones=\[7\]"),
         (("data.image_size=0",), r"data\.image_size=0"),
         (("optimizer.lr=0",), r"optimizer\.lr=0"),
+        (("data.start_share=1.0",), r"data\.start_share=1\.0"),
+        (("data.start_scale=0",), r"data\.start_scale=0"),
+        (("tta=crop",), r"tta=crop: none or flip"),
         (("callbacks.misclassified.layers=[layer7]",), r"no layer 'layer7'"),
         (("callbacks.misclassified.number=0",), r"number=0"),
         (("+optimizer.nesterof=true",), r"optimizer"),
@@ -253,7 +260,7 @@ def test_what_cannot_be_resumed_is_refused_and_left_alone(config: Callable[..., 
     quick = (*QUICK, "trainer.max_epochs=1", "callbacks.misclassified=null")
     experiment.run(config(*quick, run_dir=run_dir))
     longer = [*quick, "trainer.max_epochs=2", f"resume={run_dir}"]
-    with pytest.raises(UserError, match=r"trainer\.max_epochs=2: .*only\s+under a schedule"):  # onecycle
+    with pytest.raises(UserError, match=r"trainer\.max_epochs=2: .*only where nothing depends on it"):  # onecycle
         experiment.run(config(*longer, run_dir=run_dir))
     with pytest.raises(UserError, match="is finished"):
         experiment.run(config(*quick, f"resume={run_dir}", run_dir=run_dir))

@@ -1,8 +1,13 @@
+import copy
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torchvision.models import resnet18 as torchvision_resnet18
 
-from cifar_pl.network import Normalize, resnet18
+from cifar_pl.errors import UserError
+from cifar_pl.network import Normalize, resnet18, whiten
 
 
 def test_it_has_11173962_parameters() -> None:
@@ -44,3 +49,28 @@ def test_layers_of_a_32_pixel_image_have_32_16_8_and_4_pixels() -> None:
         )
     network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     assert sizes == {"layer1": (32, 32), "layer2": (16, 16), "layer3": (8, 8), "layer4": (4, 4)}
+
+
+def test_a_whitening_convolution_decorrelates_its_images() -> None:
+    """Of n uncorrelated outputs of variance v / (v + eps), one for each eigenvalue v of the patches' covariance."""
+    torch.manual_seed(0)
+    network = resnet18(10, [0.5] * 3, [0.25] * 3)
+    before = copy.deepcopy(network.state_dict())
+    coarse = torch.randint(256, (50, 3, 4, 4), dtype=torch.uint8)
+    images = F.interpolate(coarse.float(), scale_factor=4, mode="bilinear").to(torch.uint8)  # neighbours alike
+    whiten(network, images)
+    normalize, conv = network.conv1
+    inside = F.conv2d(normalize(images), conv.weight).transpose(0, 1).flatten(1).double()  # without the border
+    torch.testing.assert_close(inside[:27], -inside[27:54])
+    patches = F.unfold(normalize(images), 3).transpose(0, 1).flatten(1).double()
+    values = torch.linalg.eigvalsh(patches @ patches.T / patches.shape[1]).flip(0)
+    outputs = inside[:27] @ inside[:27].T / inside.shape[1]
+    torch.testing.assert_close(outputs, torch.diag(values / (values + 5e-4)), rtol=1e-3, atol=1e-3)
+    after = network.state_dict()
+    assert torch.equal(after["conv1.conv.weight"][54:], before["conv1.conv.weight"][54:])
+    assert all(torch.equal(after[name], before[name]) for name in before if name != "conv1.conv.weight")
+
+
+def test_a_convolution_with_too_few_filters_is_not_whitened(tiny_network: nn.Module) -> None:
+    with pytest.raises(UserError, match="54 filters or more"):
+        whiten(tiny_network, torch.zeros(1, 3, 8, 8, dtype=torch.uint8))

@@ -1,0 +1,71 @@
+"""The rate of a run: of its checkpoint, of a range test, or of the config."""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from torch import nn
+
+from cifar_pl import checkpoints, figures, lr_finder, rundir, schedulers
+from cifar_pl.build import build
+from cifar_pl.classifier import Classifier
+from cifar_pl.datamodule import DataModule
+from cifar_pl.errors import require
+
+log = logging.getLogger(__name__)
+
+
+def choose(
+    cfg: DictConfig, network: nn.Module, data: DataModule, trainer: dict[str, Any], run_dir: Path, measure: bool
+) -> tuple[float, str]:
+    """The rate and where it comes from.
+
+    Args:
+        cfg: Of the run.
+        network: As it is initialised; it stays so.
+        data: Loaded.
+        trainer: Arguments of the range test's throw-away `Trainer`.
+        run_dir: Where the range test's files are, or go.
+        measure: Run the range test, where the config asks for one; further processes only read its file.
+    """
+    lr, source = float(cfg.optimizer.lr), "from the config"
+    if cfg.resume:
+        checkpoint, _ = checkpoints.read(run_dir / rundir.LAST, network)
+        lr = checkpoint["hyper_parameters"]["lr"]
+    elif cfg.lr_finder and measure:
+        spare = build(cfg.classifier)(
+            network=copy.deepcopy(network), scheduler=schedulers.constant, classes=data.load().classes, lr=lr
+        )
+        find(cfg.lr_finder, spare, data, trainer, run_dir)
+    if cfg.lr_finder:  # measured just now, by the first process, or before the run was interrupted
+        require((run_dir / rundir.FINDER).exists(), f"{run_dir / rundir.FINDER} is missing: the rate is not known.")
+        found = rundir.read_json(run_dir / rundir.FINDER)
+        lr, source = found["lr"], found["source"]
+    return lr, source
+
+
+def find(cfg: DictConfig, spare: Classifier, data: DataModule, trainer: dict[str, Any], run_dir: Path) -> None:
+    """Range test on a spare classifier; curve, suggestions and choice as CSV, JSON and picture.
+
+    Where the curve is hopeless, the choice is the spare's own rate, with a loud warning.
+    """
+    method = cfg.method
+    require(method in lr_finder.METHODS, f"lr_finder.method={method}: one of {', '.join(lr_finder.METHODS)}.")
+    log.info("Learning-rate range test: %d steps from %g to %g", cfg.num_training, cfg.min_lr, cfg.max_lr)
+    curve = lr_finder.measure(spare, data.train_dataloader(), trainer, cfg.num_training, cfg.min_lr, cfg.max_lr)
+    choice = lr_finder.choose(curve)
+    if choice.problem:
+        lr, origin = spare.hparams["lr"], f"from the config, because in the range test {choice.problem}"
+        log.warning("!! The range test found no rate: %s. Training uses the configured rate, %g.", choice.problem, lr)
+    else:
+        lr, origin = choice.suggestions[method], f"range test, {method}"
+        log.info("Range test: %s; used: %s", ", ".join(f"{k} {v:.3g}" for k, v in choice.suggestions.items()), method)
+    table = np.column_stack([curve.lr, curve.loss, curve.smooth])
+    lines = ["lr,loss,smoothed", *(",".join(f"{v:.8g}" for v in row) for row in table)]
+    rundir.write(run_dir / "lr_finder.csv", "\n".join(lines) + "\n")
+    figure = figures.lr_curve(curve.lr, curve.loss, curve.smooth, choice.suggestions, lr)
+    rundir.write(run_dir / rundir.LR_FIGURE, figures.png(figure))
+    rundir.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": origin, "suggestions": choice.suggestions})

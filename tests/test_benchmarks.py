@@ -1,0 +1,31 @@
+"""The benchmarks run to their end and write their records; how fast anything is, is not tested here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+
+def record(tmp_path: Path, *arguments: str) -> dict[str, object]:
+    command = [sys.executable, "-m", *arguments[:1], "--out", f"{tmp_path}/record.json", *arguments[1:]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "| --- |" in done.stdout
+    found: dict[str, object] = json.loads((tmp_path / "record.json").read_text())
+    return found
+
+
+def test_three_contestants_take_turns(tmp_path: Path) -> None:
+    small = ("data=digits", "data.image_size=16", "data.batch_size=8", "trainer=cpu", "aug=affine")
+    found = record(tmp_path, "benchmarks.throughput", "--rounds", "3", *small)
+    assert found["images_per_second"].keys() == {"usual", "bare", "train"}  # type: ignore[attr-defined]
+    assert all(len(turns) == 3 for turns in found["turns"].values())  # type: ignore[attr-defined]
+    assert 0 < found["data_wait_share"] < 1  # type: ignore[operator]
+
+
+def test_every_augmentation_has_its_counterpart(tmp_path: Path) -> None:
+    found = record(tmp_path, "benchmarks.pipeline", "--images", "64", "--rounds", "1", "data=digits")
+    options = {path.stem for path in (ROOT / "conf/aug").glob("*.yaml")}
+    assert options <= found["images_per_second_per_core"].keys()  # type: ignore[attr-defined]

@@ -1,0 +1,48 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results
+from tests.conftest import ROOT
+
+
+def test_the_readmes_tables_are_those_of_the_records() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert {*results.TABLES} == {line.split()[2] for line in readme.splitlines() if line.startswith("<!-- results:")}
+    assert results.filled(readme) == readme
+
+
+def finished(directory: Path, seed: int, acc: float, commit: str = "abc", dirty: bool = False) -> Path:
+    summary = {
+        "overrides": ["experiment=epochs10", f"seed={seed}"],
+        "git": {"commit": commit, "dirty": dirty},
+        "hardware": {},
+        "versions": {},
+        "protocol": {},
+        "epochs": 10,
+        "seed": seed,
+        "seconds": 60.0,
+        "images_per_second": 100.0,
+        "test": {"acc": acc, "acc_tta": acc},
+        "val": None,
+    }
+    directory.mkdir()
+    (directory / "summary.json").write_text(json.dumps(summary))
+    return directory
+
+
+def test_runs_with_several_seeds_become_one_record(tmp_path: Path) -> None:
+    runs = [finished(tmp_path / str(seed), seed, acc) for seed, acc in enumerate((0.90, 0.91, 0.92))]
+    record = results.record(runs, "some images")
+    assert record["command"] == "python train.py experiment=epochs10"
+    assert (record["n"], record["seeds"]) == (3, [0, 1, 2])
+    assert results.percent(record["test_acc"]) == "91.00 ± 1.00"
+    assert results.percent(results.record(runs[:1], "")["test_acc_tta"]) == "90.00"
+
+
+@pytest.mark.parametrize("other", [{"commit": "def"}, {"dirty": True}])
+def test_runs_of_other_or_unknown_code_are_no_record(tmp_path: Path, other: dict[str, object]) -> None:
+    runs = [finished(tmp_path / "0", 0, 0.9), finished(tmp_path / "1", 1, 0.9, **other)]  # type: ignore[arg-type]
+    with pytest.raises(SystemExit, match="one clean commit"):
+        results.record(runs, "")

@@ -59,10 +59,12 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
         ax.grid(alpha=0.3)
     axes[0].set(title="loss", xlabel="epoch")
     axes[1].set(title="accuracy, %", xlabel="epoch")
-    highest = max(row["lr"] for row in rows)  # a rate that ends at zero has no place on a log scale
-    axes[2].set(yscale="log", title="learning rate at the epoch's end", xlabel="epoch")
-    axes[2].set_ylim(highest / 3e3, 2 * highest)
-    axes[2].plot(epochs, [row["lr"] for row in rows], "o-", color="0.3", markersize=3)
+    rates = [row["lr"] for row in rows]
+    drops = min(rates) > max(rates) / 3e3  # by factors; a rate that ends at zero has no place on a log scale
+    axes[2].set(yscale="log" if drops else "linear", title="learning rate at the epoch's end", xlabel="epoch")
+    axes[2].plot(epochs, rates, "o-", color="0.3", markersize=3)
+    if drops:
+        axes[2].set_ylim(min(rates) / 2, 2 * max(rates))
     for ax in axes:
         ax.xaxis.get_major_locator().set_params(integer=True)
     return figure

@@ -85,7 +85,7 @@ def test_a_signal_interrupts_and_resume_latest_goes_on(
         return
     refused = train("resume=latest", "optimizer.lr=0.5")
     assert refused.returncode == 1
-    assert "optimizer.lr=0.5 (the run has 0.3)" in refused.stderr
+    assert "optimizer.lr=0.5 (the run has 0.2)" in refused.stderr
     assert json.loads((run / "status.json").read_text())["status"] == "interrupted"  # a refusal changes nothing
 
     resumed = train("resume=latest")

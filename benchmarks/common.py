@@ -1,6 +1,5 @@
 """What the benchmarks share: a config, the head of a record, a table."""
 
-import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -47,9 +46,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def load(path: Path) -> dict[str, Any]:
-    """A record."""
-    record: dict[str, Any] = json.loads(path.read_text())
-    return record

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, load, save, table
+from benchmarks.common import ROOT, save, table
+from cifar_pl.rundir import read_json
 
 RESULTS = Path(__file__).parent / "results"
 README = ROOT / "README.md"
@@ -24,7 +25,7 @@ def record(runs: list[Path], data: str) -> dict[str, Any]:
     Raises:
         SystemExit: they differ in more than their seeds.
     """
-    summaries = [load(run / "summary.json") for run in runs]
+    summaries = [read_json(run / "summary.json") for run in runs]
     first = summaries[0]
     commands = {" ".join(o for o in s["overrides"] if not o.startswith("seed=")) for s in summaries}
     commits = {(s["git"] or {}).get("commit") for s in summaries}
@@ -79,7 +80,7 @@ def foot(record: dict[str, Any]) -> str:
 
 def accuracy() -> str:
     """One row per record of training runs."""
-    records = [r for r in map(load, sorted(RESULTS.glob("*.json"))) if r["benchmark"] == "accuracy"]
+    records = [r for r in map(read_json, sorted(RESULTS.glob("*.json"))) if r["benchmark"] == "accuracy"]
     rows = [
         (
             f"`{r['command']}`",
@@ -112,7 +113,7 @@ def accuracy() -> str:
 
 def throughput() -> str:
     """Speed of training."""
-    r = load(RESULTS / "throughput.json")
+    r = read_json(RESULTS / "throughput.json")
     names = {
         "usual": "the usual loop: PIL, torchvision, float32",
         "bare": "a bare loop on ready batches, our precision",
@@ -134,7 +135,7 @@ def throughput() -> str:
 
 def pipeline() -> str:
     """Speed of the augmentation."""
-    r = load(RESULTS / "pipeline.json")
+    r = read_json(RESULTS / "pipeline.json")
     rows = [
         (name, f"{p['ours']:,.0f}", f"{p['torchvision']:,.0f}", f"{p['ratio']:.2f}")
         for name, p in r["images_per_second_per_core"].items()
@@ -148,7 +149,7 @@ def pipeline() -> str:
 
 def gradcam() -> str:
     """Speed and memory of the heat maps."""
-    r = load(RESULTS / "gradcam.json")
+    r = read_json(RESULTS / "gradcam.json")
     both, memory = r["images_per_second"], r["peak_memory_gib_by_images"]
     rows = [(f"{both['ours']:.0f}", f"{both['readme_loop']:.0f}", f"{r['ratio']:.2f}")]
     return (

@@ -7,7 +7,7 @@ happens to an image does not depend on workers, processes, order, or an interrup
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import albumentations as A
 import cv2
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from cifar_pl.errors import require
 
 cv2.setNumThreads(0)  # OpenCV's threads would fight with torch's, and with those of other workers
+
+BORDERS = ("inside", "clipped", "half_clipped")
 
 # A transform, or a function that waits for the training images' mean colour.
 Transform: TypeAlias = A.BasicTransform | Callable[..., A.BasicTransform]
@@ -58,16 +60,26 @@ class Augment:
         return out
 
 
-def cutout(hole: int = 16, number: int = 1, p: float = 1.0, *, fill: Sequence[float]) -> A.CoarseDropout:
-    """`number` square holes of `hole` pixels a side, wholly inside the image, filled with one colour.
-
-    DeVries & Taylor (2017, arXiv 1708.04552) centre the hole anywhere and clip it at the border; here,
-    as albumentations has it, the hole is always whole.
+def cutout(
+    hole: int = 16,
+    number: int = 1,
+    p: float = 1.0,
+    border: str = "inside",
+    black: bool = False,
+    *,
+    fill: Sequence[float],
+) -> A.BasicTransform:
+    """`number` square holes of `hole` pixels a side, filled with one colour.
 
     Args:
         hole: Side of a hole, pixels.
         number: Holes per image; they may overlap.
         p: Probability that an image gets them.
+        border: `inside`: a hole is always whole, as albumentations has it. `clipped`: its centre is any
+            pixel, and what lies beyond the border is lost, as DeVries & Taylor (2017, arXiv 1708.04552)
+            have it. `half_clipped`: the same, but shifted inside at the top and at the left
+            (`Cutout` of albumentations 0.4.4 to 0.5).
+        black: Fill with black in place of `fill`.
         fill: Colour, three numbers in [0, 255].
 
     Raises:
@@ -76,10 +88,41 @@ def cutout(hole: int = 16, number: int = 1, p: float = 1.0, *, fill: Sequence[fl
     require(hole >= 1, f"aug.cutout.hole={hole}: it must be at least 1 pixel.")
     require(number >= 1, f"aug.cutout.number={number}: it must be at least 1; aug.cutout=null leaves cutout out.")
     require(0 <= p <= 1, f"aug.cutout.p={p}: a probability is between 0 and 1.")
+    require(border in BORDERS, f"aug.cutout.border={border}: one of {', '.join(BORDERS)}.")
+    color = (0.0, 0.0, 0.0) if black else tuple(fill)
+    if border != "inside":
+        return ClippedCutout(hole, number, border == "half_clipped", color, p)
     return A.CoarseDropout(
         num_holes_range=(number, number),
         hole_height_range=(hole, hole),
         hole_width_range=(hole, hole),
-        fill=tuple(fill),
+        fill=color,
         p=p,
     )
+
+
+class ClippedCutout(A.ImageOnlyTransform):  # type: ignore[misc]  # it ships no types
+    """Square holes around uniformly drawn pixels, clipped at the border: `border` of `cutout`."""
+
+    def __init__(self, hole: int, number: int, half: bool, fill: Sequence[float], p: float) -> None:
+        """Take what `cutout` has checked."""
+        super().__init__(p=p)
+        self._hole, self._number, self._half, self._fill = hole, number, half, fill
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """The holes as (top, bottom, left, right)."""
+        height, width = params["shape"][:2]
+        centres = self.random_generator.integers((height, width), size=(self._number, 2)).tolist()
+        return {"holes": [(*self._span(y, height), *self._span(x, width)) for y, x in centres]}
+
+    def apply(self, img: NDArray[np.uint8], holes: list[tuple[int, int, int, int]], **_: Any) -> NDArray[np.uint8]:
+        """Fill the holes."""
+        out = img.copy()
+        for top, bottom, left, right in holes:
+            out[top:bottom, left:right] = self._fill
+        return out
+
+    def _span(self, centre: int, side: int) -> tuple[int, int]:
+        first = centre - self._hole // 2
+        start = max(first, 0)
+        return start, min((start if self._half else first) + self._hole, side)

@@ -61,8 +61,9 @@ class Classifier(LightningModule):
         classes: Sequence[str],
         lr: float,
         label_smoothing: float = 0.0,
-        monitor: str = "val/acc",
+        l1: float = 0.0,
         tta: str = "none",
+        seed: int = 0,
     ) -> None:
         """Wrap `network`.
 
@@ -73,18 +74,21 @@ class Classifier(LightningModule):
             classes: Names of the classes, in the order of the logits.
             lr: The learning rate, above 0.
             label_smoothing: Of the training loss, in [0, 1).
-            monitor: The logged value that a plateau schedule follows.
+            l1: Factor of the sum of all absolute weights (not biases, nor those of batch norm) that is
+                added to the training loss.
             tta: `flip` measures a second accuracy of the test, `test/acc_tta`, from the mean of the logits
                 of each image and its mirror image; `none` does not.
+            seed: Of the run: what dropout draws in an epoch depends on it, the epoch and the process.
         """
         super().__init__()
         require(lr > 0, f"optimizer.lr={lr}: it must be above 0.")
         require(0 <= label_smoothing < 1, f"classifier.label_smoothing={label_smoothing}: it must be in [0, 1).")
+        require(l1 >= 0, f"classifier.l1={l1}: it must be 0 or more.")
         require(tta in ("none", "flip"), f"tta={tta}: none or flip.")
         self.network = network
         self.save_hyperparameters({"lr": lr, "classes": list(classes)}, logger=False)
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
-        self._label_smoothing, self._monitor = label_smoothing, monitor
+        self._label_smoothing, self._l1, self._seed = label_smoothing, l1, seed
         self.metrics = nn.ModuleDict()
         for split in ("train", "val", "test"):
             self.metrics[f"{split}/acc"] = MulticlassAccuracy(len(classes), average="micro")
@@ -109,6 +113,10 @@ class Classifier(LightningModule):
         logits = self(batch.image)
         smoothing = self._label_smoothing if split == "train" else 0.0
         loss = F.cross_entropy(logits.float(), batch.label, label_smoothing=smoothing)
+        if split == "train":
+            if self._l1:
+                loss = loss + self._l1 * sum(p.abs().sum() for p in self.network.parameters() if p.dim() > 1)
+            self._last_loss = loss.detach()
         self.metric(f"{split}/acc").update(logits.detach(), batch.label)
         self.metric(f"{split}/loss").update(loss.detach(), weight=len(batch.label))
         for name in (f"{split}/acc", f"{split}/loss"):
@@ -135,6 +143,11 @@ class Classifier(LightningModule):
             self.log("test/acc_tta", self.metric("test/acc_tta"), on_epoch=True, logger=False)
         return loss
 
+    def on_train_epoch_start(self) -> None:
+        """Let dropout draw what a resumed run would draw."""
+        words = np.random.SeedSequence((self._seed, self.current_epoch, self.global_rank)).generate_state(1)
+        torch.manual_seed(int(words[0]))
+
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's predictions."""
         self._seen = []
@@ -154,7 +167,8 @@ class Classifier(LightningModule):
         scheduler = self.lr_schedulers()
         in_training = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
         if isinstance(scheduler, ReduceLROnPlateau) and in_training:
-            scheduler.step(self.trainer.callback_metrics[self._monitor])
+            name = str(self.trainer.lr_scheduler_configs[0].monitor)
+            scheduler.step(self._last_loss if name == "train/last_loss" else self.trainer.callback_metrics[name])
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Step every other schedule when Lightning says so."""

@@ -69,6 +69,15 @@ def job(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | N
         raise Failed from error
 
 
+class Screen(logging.Formatter):
+    """The message alone; on a terminal, `test-selected` in red."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        text = super().format(record)
+        return text.replace("test-selected", "\033[31mtest-selected\033[0m") if sys.stdout.isatty() else text
+
+
 class Failed(BaseException):
     """Carries a single run's error, as its cause, through Hydra."""
 

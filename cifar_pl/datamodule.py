@@ -15,6 +15,8 @@ from cifar_pl.batches import Batch, EpochSampler, ImageDataset
 from cifar_pl.errors import UserError, require
 from cifar_pl.sources import Source
 
+PROTOCOLS = ("honest", "published")
+
 
 class DataModule(LightningDataModule):
     """Training, validation and test batches of one source."""
@@ -30,6 +32,9 @@ class DataModule(LightningDataModule):
         seed: int = 0,
         start_scale: float = 1.0,
         start_epochs: int = 0,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        protocol: str = "honest",
     ) -> None:
         """Remember what to do; `load` does it.
 
@@ -44,6 +49,11 @@ class DataModule(LightningDataModule):
             seed: Of the run: order and augmentation.
             start_scale: What training images are shrunk by in the first epochs, in (0, 1].
             start_epochs: How many epochs those are.
+            mean: Of each channel, in [0, 1], for the network's normalisation and the augmentation's holes;
+                with `std` in place of what the training images have.
+            std: The same, standard deviation.
+            protocol: `honest`, or `published`: all training images train, and the test images stand in for
+                the validation, so that what is selected is selected on them.
 
         Raises:
             UserError: a number is out of range.
@@ -56,8 +66,16 @@ class DataModule(LightningDataModule):
         _whole("split_seed", split_seed, 0)
         _whole("seed", seed, 0)
         require(0 < start_scale <= 1, f"data.start_scale={start_scale}: it must be above 0 and at most 1.")
+        require(protocol in PROTOCOLS, f"protocol={protocol}: one of {', '.join(PROTOCOLS)}.")
+        require(
+            (mean is None) == (std is None) and all(len(v) == 3 for v in (mean, std) if v) and min(std or [1]) > 0,
+            f"data.mean={mean}, data.std={std}: three numbers each, those of std above 0, or null both.",
+        )
         self._make_source, self._transforms = source, augment
-        self.val_size, self.batch_size = val_size, batch_size
+        self.test_selected = protocol == "published"
+        self._val_size = 0 if self.test_selected else val_size
+        self._statistics = (tuple(mean), tuple(std)) if mean and std else None
+        self.batch_size = batch_size
         self._num_workers, self._split_seed, self._seed = num_workers, split_seed, seed
         self._start_scale, self._start_epochs = start_scale, start_epochs
         self._source: Source | None = None
@@ -71,13 +89,13 @@ class DataModule(LightningDataModule):
         if self._source is not None:
             return self._source
         source = self._make_source()
-        train, val = stratified_split(source.train.labels, self.val_size, self._split_seed)
+        train, val = stratified_split(source.train.labels, self._val_size, self._split_seed)
         require(
             len(train) >= self.batch_size,
             f"data.batch_size={self.batch_size}: there are only {len(train)} training images "
             f"({len(val)} more are held out for validation). Make it smaller.",
         )
-        self.mean, self.std = channel_statistics(source.train.pixels, train)
+        self.mean, self.std = self._statistics or channel_statistics(source.train.pixels, train)
         augment = Augment(self._transforms, self.mean, self._seed, self._start_scale, self._start_epochs)
         try:
             augment(source.train.pixels[train[0]], 0, 0)  # what does not fit fails here, not in a worker
@@ -90,6 +108,8 @@ class DataModule(LightningDataModule):
             "val": ImageDataset(source.train),
             "test": ImageDataset(source.test),
         }
+        if self.test_selected:
+            self._rows["val"], self._sets["val"] = self._rows["test"], self._sets["test"]
         self._source = source
         return source
 
@@ -119,7 +139,7 @@ class DataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch] | list[None]:
         """In order, every image in every process, so that no image counts twice. Empty without validation."""
-        return self._loader("val", EpochSampler(self._rows["val"], None)) if self.val_size else []
+        return self._loader("val", EpochSampler(self._rows["val"], None)) if self.size("val") else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """In order, every image in every process."""

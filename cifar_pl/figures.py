@@ -22,6 +22,11 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def warn(figure: Figure, text: str) -> None:
+    """A line in red at the foot of a figure."""
+    figure.supxlabel(text, color=MARK, fontsize=9)
+
+
 def lr_curve(
     lr: NDArray[np.float64],
     loss: NDArray[np.float64],
@@ -34,7 +39,8 @@ def lr_curve(
     axes = figure.subplots()
     axes.plot(lr, loss, ".", color="0.75", markersize=4, label="one batch")
     axes.plot(lr, smooth, color=TRAIN, label="smoothed")
-    for (name, value), style in zip(suggestions.items(), ((0, (1, 1)), (0, (4, 2)), (0, (6, 1, 1, 1))), strict=False):
+    styles = ((0, (1, 1)), (0, (4, 2)), (0, (6, 1, 1, 1)), (0, (1, 4)))
+    for (name, value), style in zip(suggestions.items(), styles, strict=False):
         axes.axvline(value, color="0.4", linestyle=style, label=f"{name} {value:.3g}")
     axes.axvline(chosen, color=MARK, label=f"used {chosen:.3g}")
     finite = smooth[np.isfinite(smooth)]

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.seed import isolate_rng  # restores random stat
 
 from cifar_pl.errors import require
 
-METHODS = ("steepest", "valley", "min_div_10")
+METHODS = ("steepest", "valley", "min_div_10", "minimum")
 DIVERGED = 4.0  # times the smallest loss: Lightning stops there
 LEAST_POINTS = 10
 LEAST_FALL = 0.05  # of the loss at the start
@@ -118,7 +118,8 @@ def choose(curve: Curve) -> Choice:
 
     * steepest: where the smoothed loss falls fastest;
     * valley: the middle of the last third of its longest fall (as fastai's `valley`, 2021);
-    * min_div_10: a tenth of the rate at which it is smallest.
+    * minimum: where it is smallest; often too high;
+    * min_div_10: a tenth of that.
     """
     whole = np.isfinite(curve.loss)
     end = len(whole) if whole.all() else int(np.argmin(whole))
@@ -141,6 +142,7 @@ def choose(curve: Curve) -> Choice:
             "steepest": float(kept.lr[np.argmin(slope[: lowest + 1])]),
             "valley": float(kept.lr[first + (last - first) * 5 // 6]),
             "min_div_10": float(kept.lr[lowest] / 10),
+            "minimum": float(kept.lr[lowest]),
         }
     )
 

@@ -1,7 +1,8 @@
 """ResNet18 for small images; its first layer takes uint8 pixels, and may start as a whitening filter."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,31 @@ class Normalize(nn.Module):
         return (image / 255 - self.mean) / self.std
 
 
-def resnet18(num_classes: int, mean: Sequence[float], std: Sequence[float], zero_init_residual: bool = False) -> ResNet:
+class BatchNormDropout(nn.BatchNorm2d):
+    """Batch norm, and then whole channels set to zero (Tompson et al. 2015, arXiv 1411.4280).
+
+    A ReLU behind it changes nothing: dropout after the ReLU would give the same. A subclass, so that
+    weights have the same names with and without dropout.
+    """
+
+    def __init__(self, num_features: int, p: float) -> None:
+        """Drop each channel with probability `p`."""
+        super().__init__(num_features)
+        self.p = p
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # its name in torch
+        """Normalise and, in training, drop."""
+        return F.dropout2d(super().forward(input), self.p, self.training)
+
+
+def resnet18(
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    zero_init_residual: bool = False,
+    init: str = "he",
+    dropout: Mapping[str, float] | None = None,
+) -> ResNet:
     """ResNet18 of torchvision with the stem for 32x32 images: 3x3, stride 1, no max-pool.
 
     He et al. (2016, arXiv 1512.03385), section 4.2, use this stem on CIFAR-10. With 10 classes it has
@@ -45,13 +70,44 @@ def resnet18(num_classes: int, mean: Sequence[float], std: Sequence[float], zero
         mean: Of each channel of the training images, in [0, 1].
         std: The same, standard deviation.
         zero_init_residual: Start each residual branch at zero (Goyal et al. 2017, arXiv 1706.02677, 5.1).
+        init: Of the convolutions: `he`, as torchvision and the paper have it, or `torch`, the default of
+            torch's layers, whose weights are smaller by a factor of about 2.4.
+        dropout: Probability to drop a channel in training, by place: `stem`, `block` (after both batch norms
+            of each block, before the sum), `shortcut` (where it is a convolution), `stage` (after each of the
+            four). A place that is not named has none.
+
+    Raises:
+        UserError: `init` or a place does not exist, or a probability is none.
     """
-    network = torchvision_resnet18(weights=None, num_classes=num_classes, zero_init_residual=zero_init_residual)
+    require(init in ("he", "torch"), f"model.init={init}: he or torch.")
+    rates = {"stem": 0.0, "block": 0.0, "shortcut": 0.0, "stage": 0.0, **(dropout or {})}
+    require(
+        len(rates) == 4 and all(0 <= p < 1 for p in rates.values()),
+        f"model.dropout={dict(dropout or {})}: probabilities, from 0 to below 1, of stem, block, shortcut and stage.",
+    )
+    network = torchvision_resnet18(
+        weights=None,
+        num_classes=num_classes,
+        zero_init_residual=zero_init_residual,
+        norm_layer=partial(BatchNormDropout, p=rates["block"]) if any(rates.values()) else None,
+    )
     stem = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as torchvision inits the others
+    for name, module in network.named_modules():
+        if isinstance(module, BatchNormDropout) and name == "bn1":
+            module.p = rates["stem"]
+        elif isinstance(module, BatchNormDropout) and "downsample" in name:
+            module.p = rates["shortcut"]
+    if rates["stage"]:
+        for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+            stage.append(nn.Dropout2d(rates["stage"]))
     named = OrderedDict[str, nn.Module](normalize=Normalize(mean, std), conv=stem)
     network.conv1 = nn.Sequential(named)  # inside, so that layer1..4 keep their names
     network.maxpool = nn.Identity()
+    if init == "torch":
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.reset_parameters()
     return network
 
 

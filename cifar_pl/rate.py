@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from cifar_pl import checkpoints, figures, lr_finder, rundir, schedulers
@@ -37,7 +37,11 @@ def choose(
         lr = checkpoint["hyper_parameters"]["lr"]
     elif cfg.lr_finder and measure:
         spare = build(cfg.classifier)(
-            network=copy.deepcopy(network), scheduler=schedulers.constant, classes=data.load().classes, lr=lr
+            network=copy.deepcopy(network),
+            optimizer=build(OmegaConf.create({**cfg.optimizer, **cfg.lr_finder.optimizer}), "lr_finder.optimizer"),
+            scheduler=schedulers.constant,
+            classes=data.load().classes,
+            lr=lr,
         )
         find(cfg.lr_finder, spare, data, trainer, run_dir)
     if cfg.lr_finder:  # measured just now, by the first process, or before the run was interrupted
@@ -50,7 +54,8 @@ def choose(
 def find(cfg: DictConfig, spare: Classifier, data: DataModule, trainer: dict[str, Any], run_dir: Path) -> None:
     """Range test on a spare classifier; curve, suggestions and choice as CSV, JSON and picture.
 
-    Where the curve is hopeless, the choice is the spare's own rate, with a loud warning.
+    Where the curve is hopeless, the choice is the spare's own rate, with a loud warning; where the config
+    asks for the report only (`lr_finder.apply=false`), it is that rate, too.
     """
     method = cfg.method
     require(method in lr_finder.METHODS, f"lr_finder.method={method}: one of {', '.join(lr_finder.METHODS)}.")
@@ -62,7 +67,10 @@ def find(cfg: DictConfig, spare: Classifier, data: DataModule, trainer: dict[str
         log.warning("!! The range test found no rate: %s. Training uses the configured rate, %g.", choice.problem, lr)
     else:
         lr, origin = choice.suggestions[method], f"range test, {method}"
-        log.info("Range test: %s; used: %s", ", ".join(f"{k} {v:.3g}" for k, v in choice.suggestions.items()), method)
+        if not cfg.apply:
+            lr, origin = spare.hparams["lr"], f"from the config; {origin}: {lr:.3g}"
+        said = ", ".join(f"{k} {v:.3g}" for k, v in choice.suggestions.items())
+        log.info("Range test: %s; used: %s", said, method if cfg.apply else f"optimizer.lr={lr:g}")
     table = np.column_stack([curve.lr, curve.loss, curve.smooth])
     lines = ["lr,loss,smoothed", *(",".join(f"{v:.8g}" for v in row) for row in table)]
     rundir.write(run_dir / "lr_finder.csv", "\n".join(lines) + "\n")

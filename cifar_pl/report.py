@@ -57,7 +57,8 @@ def provenance() -> dict[str, Any]:
 def table(summary: Mapping[str, Any], run_dir: Path) -> str:
     """What a person wants to know first, and where the rest is."""
     val, lr = summary["val"], summary["lr"]
-    lines = {"test accuracy": f"{summary['test']['acc']:.2%}"}
+    mark = " test-selected: the test images chose the epoch" if summary["protocol"]["test_selected"] else ""
+    lines = {"test accuracy": f"{summary['test']['acc']:.2%}{mark}"}
     if "acc_tta" in summary["test"]:
         lines["with mirror images"] = f"{summary['test']['acc_tta']:.2%} (tta=flip)"
     if val:

@@ -15,7 +15,13 @@ NO_SUBDIR = "hydra.output_subdir=null"  # a refused resume leaves the run's .hyd
 # What may differ: it does not change a single weight.
 FREE = {"resume", "trainer.max_epochs", "data.num_workers"}
 # Only joins or shows what is compared itself.
-WIRING = ("datamodule.", "classifier.optimizer.", "classifier.scheduler.", "callbacks.dashboard.hparams.")
+WIRING = (
+    "datamodule.",
+    "classifier.optimizer.",
+    "classifier.scheduler.",
+    "classifier.seed",
+    "callbacks.dashboard.hparams.",
+)
 
 
 def arguments(argv: list[str]) -> list[str]:

@@ -13,6 +13,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, OneCycleLR,
 
 from cifar_pl.errors import require
 
+FOLLOWED = {"val/acc": "max", "val/loss": "min", "train/last_loss": "min"}
+
 
 def constant(optimizer: Optimizer, *, epochs: int, total_steps: int) -> None:
     """The same rate all along."""
@@ -78,18 +80,24 @@ def plateau(
     *,
     epochs: int,
     total_steps: int,
+    monitor: str,
     mode: str,
     factor: float,
     patience: int,
     threshold: float,
     min_lr: float,
 ) -> LRSchedulerConfigType:
-    """Times `factor` after more than `patience` validations without a better monitored value.
+    """Times `factor` after more than `patience` validations without a better value of `monitor`.
 
-    The classifier steps it at the end of each validation: Lightning would do so only after the epoch's
-    checkpoint is written, and a resumed run would be one validation behind.
+    `train/last_loss` is the loss of the epoch's last batch. The classifier steps the schedule at the end of
+    each validation: Lightning would do so only after the epoch's checkpoint is written, and a resumed run
+    would be one validation behind.
     """
-    require(mode in ("min", "max"), f"mode={mode}: min or max.")
+    require(
+        FOLLOWED.get(monitor) == mode,
+        f"scheduler.monitor={monitor}, scheduler.mode={mode}: one of "
+        f"{', '.join(f'{name} with {mode}' for name, mode in FOLLOWED.items())}; the test set selects nothing.",
+    )
     scheduler = ReduceLROnPlateau(
         optimizer,
         mode="min" if mode == "min" else "max",
@@ -98,4 +106,4 @@ def plateau(
         threshold=threshold,
         min_lr=min_lr,
     )
-    return {"scheduler": scheduler, "reduce_on_plateau": False}
+    return {"scheduler": scheduler, "reduce_on_plateau": False, "monitor": monitor}

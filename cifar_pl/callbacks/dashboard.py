@@ -82,6 +82,8 @@ class Dashboard(Callback):
 
 def publish(trainer: Trainer, run_dir: Path, name: str, figure: Figure) -> None:
     """Save a figure as `figures/<name>.png` and show it in TensorBoard."""
+    if _data(trainer).test_selected:
+        figures.warn(figure, "protocol=published: validation is the test set, and the result is test-selected")
     rundir.write(run_dir / "figures" / f"{name}.png", figures.png(figure))
     for logger in _boards(trainer):
         logger.experiment.add_figure(name, figure, trainer.current_epoch, close=False)

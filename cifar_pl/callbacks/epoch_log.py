@@ -73,7 +73,8 @@ class EpochLog(Callback):
             )
         if trainer.is_global_zero:
             rundir.write(self._path, as_csv(self.rows))
-            log.info(as_line(row, trainer.max_epochs or 0))
+            marked = getattr(trainer.datamodule, "test_selected", False)  # type: ignore[attr-defined]
+            log.info(as_line(row, trainer.max_epochs or 0) + (" | test-selected" if marked else ""))
 
 
 def as_csv(rows: list[dict[str, float]]) -> str:

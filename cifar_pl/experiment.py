@@ -5,6 +5,7 @@ import sys
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
@@ -44,15 +45,16 @@ def run(cfg: DictConfig) -> float | None:
         resume.check(cfg, run_dir)  # before a file is touched
     matplotlib.use("Agg")
     hardware.keep_memory()
+    origin = report.provenance()  # now: the code may have changed when the run ends
     try:
-        with rundir.tracked(run_dir) if _first_process() else nullcontext():
-            return _run(cfg, run_dir)
+        with rundir.tracked(run_dir, **origin) if _first_process() else nullcontext():
+            return _run(cfg, run_dir, origin)
     except Exception as error:
         traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it need not keep the network
         raise
 
 
-def _run(cfg: DictConfig, run_dir: Path) -> float | None:
+def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None:
     _check(cfg)
     if _first_process():
         rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
@@ -122,7 +124,7 @@ def _run(cfg: DictConfig, run_dir: Path) -> float | None:
             },
             "seed": cfg.seed,
             "overrides": list(OmegaConf.load(run_dir / resume.OVERRIDES)),
-            **report.provenance(),
+            **origin,
             "hardware": {**machine, "precision": precision, "accelerator": accelerator},
         }
         rundir.write_json(run_dir / rundir.SUMMARY, summary)

@@ -63,8 +63,8 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def tracked(run_dir: Path) -> Iterator[None]:
-    """Keep `status.json`: running, then finished, interrupted or failed (with the error).
+def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
+    """Keep `status.json`: running, then finished, interrupted or failed (with the error); and the facts given.
 
     The traceback of a failure goes to the end of `train.log`; whoever runs us shows the message.
 
@@ -74,7 +74,7 @@ def tracked(run_dir: Path) -> Iterator[None]:
     started = _now()
 
     def note(status: str, **more: str) -> None:
-        write_json(run_dir / STATUS, {"status": status, "started": started, "at": _now(), **more})
+        write_json(run_dir / STATUS, {"status": status, "started": started, "at": _now(), **more, **facts})
 
     lock = FileLock(run_dir / ".lock")
     try:

@@ -12,6 +12,8 @@ from omegaconf import DictConfig
 from cifar_pl import command, hardware, report, rundir
 
 ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+RED = r"$\color{red}\textsf{test-selected}$"  # in GitHub's Markdown
 
 
 def config(overrides: Sequence[str]) -> DictConfig:
@@ -46,3 +48,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def machine(record: dict[str, Any]) -> str:
+    """Processor, or GPU, in a few words."""
+    facts = record["hardware"]
+    return str(facts["gpu"]) if facts.get("accelerator") == "cuda" else f"{facts['cpu']}, {facts['cores']} cores"
+
+
+def foot(record: dict[str, Any]) -> str:
+    """Where a table's figures come from."""
+    commit, versions = str((record.get("git") or {}).get("commit"))[:7], record["versions"]
+    return f"`{record['command']}`, commit {commit}, {machine(record)}, torch {versions['torch']}."
+
+
+def accuracy_records() -> list[dict[str, Any]]:
+    """The records of training runs, the shortest first."""
+    records = [r for r in map(rundir.read_json, RESULTS.glob("*.json")) if r["benchmark"] == "accuracy"]
+    return sorted(records, key=lambda r: (r["epochs"], r["command"]))

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, save, table
+from benchmarks import references
+from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, foot, machine, save, table
 from cifar_pl.rundir import read_json
 
-RESULTS = Path(__file__).parent / "results"
 README = ROOT / "README.md"
 
 
@@ -66,35 +66,22 @@ def percent(value: dict[str, Any] | None) -> str:
     return f"{100 * value['mean']:.2f}" + (f" ± {100 * value['std']:.2f}" if value["std"] is not None else "")
 
 
-def machine(record: dict[str, Any]) -> str:
-    """Processor, or GPU, in a few words."""
-    facts = record["hardware"]
-    return str(facts["gpu"]) if facts.get("accelerator") == "cuda" else f"{facts['cpu']}, {facts['cores']} cores"
-
-
-def foot(record: dict[str, Any]) -> str:
-    """Where a table's figures come from."""
-    commit, versions = str((record.get("git") or {}).get("commit"))[:7], record["versions"]
-    return f"`{record['command']}`, commit {commit}, {machine(record)}, torch {versions['torch']}."
-
-
 def accuracy() -> str:
     """One row per record of training runs."""
-    records = [r for r in map(read_json, sorted(RESULTS.glob("*.json"))) if r["benchmark"] == "accuracy"]
     rows = [
         (
             f"`{r['command']}`",
             r["data"],
             "/".join(f"{count:,}" for count in r["protocol"]["images"].values()),
             r["epochs"],
-            percent(r["test_acc"]),
+            percent(r["test_acc"]) + (f" {RED}" if r["protocol"].get("test_selected") else ""),
             percent(r.get("test_acc_tta")),
             r["n"],
             f"{r['seconds']['mean'] / 60:.0f}",
             machine(r),
             r["commit"][:7],
         )
-        for r in sorted(records, key=lambda r: (r["epochs"], r["command"]))
+        for r in accuracy_records()
     ]
     header = (
         "command",
@@ -165,6 +152,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "throughput": throughput,
     "pipeline": pipeline,
     "gradcam": gradcam,
+    "references": references.tables,
 }
 
 

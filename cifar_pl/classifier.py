@@ -78,7 +78,7 @@ class Classifier(LightningModule):
                 added to the training loss.
             tta: `flip` measures a second accuracy of the test, `test/acc_tta`, from the mean of the logits
                 of each image and its mirror image; `none` does not.
-            seed: Of the run: what dropout draws in an epoch depends on it, the epoch and the process.
+            seed: Of the run: what dropout draws depends on it, epoch, batch and process.
         """
         super().__init__()
         require(lr > 0, f"optimizer.lr={lr}: it must be above 0.")
@@ -143,9 +143,9 @@ class Classifier(LightningModule):
             self.log("test/acc_tta", self.metric("test/acc_tta"), on_epoch=True, logger=False)
         return loss
 
-    def on_train_epoch_start(self) -> None:
-        """Let dropout draw what a resumed run would draw."""
-        words = np.random.SeedSequence((self._seed, self.current_epoch, self.global_rank)).generate_state(1)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Let dropout draw what a resumed run would draw: at the epoch's start, loaders draw in between."""
+        words = np.random.SeedSequence((self._seed, self.current_epoch, batch_idx, self.global_rank)).generate_state(1)
         torch.manual_seed(int(words[0]))
 
     def on_validation_epoch_start(self) -> None:

@@ -177,10 +177,13 @@ def _callbacks(cfg: DictConfig, validates: bool) -> list[Callback]:
     for name, node in cfg.callbacks.items():
         if node is None:
             continue
-        if not validates and str(node.get("monitor")).startswith("val/"):
-            require(
-                name == "best", f"callbacks.{name} watches {node.monitor}, but data.val_size=0 leaves no validation."
-            )
+        watched = node.get("monitor")
+        require(
+            watched in (None, *MONITORS),
+            f"callbacks.{name}.monitor={watched}: one of {', '.join(MONITORS)}; the test set selects nothing.",
+        )
+        if watched and not validates:
+            require(name == "best", f"callbacks.{name} watches {watched}, but data.val_size=0 leaves no validation.")
             log.info("No validation (data.val_size=0): no best checkpoint is kept, the last one is tested.")
             continue
         callbacks.append(build(node, f"callbacks.{name}"))

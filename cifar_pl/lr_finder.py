@@ -33,12 +33,12 @@ class Curve:
 
     @property
     def sigma(self) -> float:
-        """Width of the smoothing, in points."""
-        return max(len(self.loss) / 20, 1.0)
+        """Width of the smoothing, in points: a quarter of a decade."""
+        return max(0.25 * (len(self.lr) - 1) / math.log10(self.lr[-1] / self.lr[0]), 1.0)
 
     @property
     def smooth(self) -> NDArray[np.float64]:
-        """The loss under a Gaussian of n/20 points, centred, so that nothing is shifted to larger rates.
+        """The loss under a Gaussian of a quarter decade, centred, so that nothing is shifted to larger rates.
 
         A loss above those of the first tenth counts as the highest of them, lest a divergence, which says
         no more than that, lift the curve before it happens.
@@ -114,37 +114,47 @@ def measure(
 
 
 def choose(curve: Curve) -> Choice:
-    """Suggest rates, on the log scale, or say why the curve is hopeless.
+    """Suggest rates, or say why the curve is hopeless."""
+    kept = finite(curve)
+    end = len(kept.loss)
+    if end < LEAST_POINTS:
+        return Choice({}, f"the loss was finite for only {end} steps")
+    smooth = kept.smooth
+    start = min(float(smooth[0]), float(smooth[: max(end // 10, 1)].mean()))
+    # What one point scatters by, from the differences of neighbours, and what is left of it in a smoothed one.
+    scatter = float(np.median(np.abs(np.diff(kept.loss)))) / (0.6745 * math.sqrt(2))
+    noise = scatter / math.sqrt(2 * math.sqrt(math.pi) * kept.sigma)
+    fall, least = start - float(smooth.min()), max(LEAST_FALL * start, LEAST_SIGMAS * noise)
+    if fall < least:
+        return Choice({}, f"the loss fell by {max(fall, 0):.3f} from {start:.3f}; less than {least:.3f} says nothing")
+    return Choice(suggest(kept))
+
+
+def suggest(curve: Curve) -> dict[str, float]:
+    """A rate by each method, on the log scale, out of any curve of finite losses.
 
     * steepest: where the smoothed loss falls fastest;
     * valley: the middle of the last third of its longest fall (as fastai's `valley`, 2021);
     * minimum: where it is smallest; often too high;
     * min_div_10: a tenth of that.
     """
+    lr, smooth = curve.lr, curve.smooth
+    lowest = int(np.argmin(smooth))
+    slope = np.gradient(smooth, np.log10(lr))
+    first, last = _longest_fall(smooth[: lowest + 1])
+    return {
+        "steepest": float(lr[np.argmin(slope[: lowest + 1])]),
+        "valley": float(lr[first + (last - first) * 5 // 6]),
+        "min_div_10": float(lr[lowest] / 10),
+        "minimum": float(lr[lowest]),
+    }
+
+
+def finite(curve: Curve) -> Curve:
+    """The curve up to the first loss that is not finite."""
     whole = np.isfinite(curve.loss)
     end = len(whole) if whole.all() else int(np.argmin(whole))
-    if end < LEAST_POINTS:
-        return Choice({}, f"the loss was finite for only {end} steps")
-    kept = Curve(curve.lr[:end], curve.loss[:end])
-    smooth = kept.smooth
-    lowest = int(np.argmin(smooth))
-    start = min(float(smooth[0]), float(smooth[: max(end // 10, 1)].mean()))
-    # What one point scatters by, from the differences of neighbours, and what is left of it in a smoothed one.
-    scatter = float(np.median(np.abs(np.diff(kept.loss)))) / (0.6745 * math.sqrt(2))
-    noise = scatter / math.sqrt(2 * math.sqrt(math.pi) * kept.sigma)
-    fall, least = start - float(smooth[lowest]), max(LEAST_FALL * start, LEAST_SIGMAS * noise)
-    if fall < least:
-        return Choice({}, f"the loss fell by {max(fall, 0):.3f} from {start:.3f}; less than {least:.3f} says nothing")
-    slope = np.gradient(smooth, np.log10(kept.lr))
-    first, last = _longest_fall(smooth[: lowest + 1])
-    return Choice(
-        {
-            "steepest": float(kept.lr[np.argmin(slope[: lowest + 1])]),
-            "valley": float(kept.lr[first + (last - first) * 5 // 6]),
-            "min_div_10": float(kept.lr[lowest] / 10),
-            "minimum": float(kept.lr[lowest]),
-        }
-    )
+    return Curve(curve.lr[:end], curve.loss[:end])
 
 
 def _longest_fall(loss: NDArray[np.float64]) -> tuple[int, int]:

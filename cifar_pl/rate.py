@@ -73,7 +73,7 @@ def find(cfg: DictConfig, spare: Classifier, data: DataModule, trainer: dict[str
         log.info("Range test: %s; used: %s", said, method if cfg.apply else f"optimizer.lr={lr:g}")
     table = np.column_stack([curve.lr, curve.loss, curve.smooth])
     lines = ["lr,loss,smoothed", *(",".join(f"{v:.8g}" for v in row) for row in table)]
-    rundir.write(run_dir / "lr_finder.csv", "\n".join(lines) + "\n")
+    rundir.write(run_dir / rundir.RANGE_TEST, "\n".join(lines) + "\n")
     figure = figures.lr_curve(curve.lr, curve.loss, curve.smooth, choice.suggestions, lr)
     rundir.write(run_dir / rundir.LR_FIGURE, figures.png(figure))
     rundir.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": origin, "suggestions": choice.suggestions})

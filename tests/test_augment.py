@@ -60,6 +60,28 @@ def test_cutout_takes_hole_number_and_probability() -> None:
     assert abs((areas > 0).mean() - 0.5) < 0.1
 
 
+@pytest.mark.parametrize("border", ["clipped", "half_clipped"])
+def test_clipped_holes_lie_around_any_pixel(border: str) -> None:
+    """Every span of 16 around a pixel of 32, cut at the border; the mean area is that of all 32 * 32 centres."""
+    white = np.full((32, 32, 3), 255, np.uint8)
+    starts = [max(c - 8, 0) for c in range(32)]
+    ends = [min((c - 8 if border == "clipped" else start) + 16, 32) for c, start in enumerate(starts)]
+    spans = {*zip(starts, ends, strict=True)}
+    sides = [end - start for start, end in zip(starts, ends, strict=True)]
+    augment = Augment({"cutout": lambda fill: cutout(hole=16, border=border, fill=fill)}, MEAN, 0)
+    seen, areas = set(), []
+    for index in range(3000):
+        hidden = (augment(white, 0, index) != white).any(axis=2)
+        areas.append(hidden.sum())
+        for axis in (0, 1):
+            at = np.flatnonzero(hidden.any(axis=axis))
+            seen.add((int(at[0]), int(at[-1]) + 1))
+        assert hidden.sum() == hidden.any(axis=0).sum() * hidden.any(axis=1).sum()  # a rectangle
+    assert seen == spans
+    area = np.mean(sides) ** 2  # (14)^2 and (15.125)^2
+    assert abs(np.mean(areas) - area) < 4 * np.std(areas) / 3000**0.5
+
+
 def test_none_changes_nothing(config: Callable[..., DictConfig]) -> None:
     np.testing.assert_array_equal(standard(config, aug="none")(IMAGE, 1, 2), IMAGE)
 

@@ -8,6 +8,7 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 from cifar_pl import schedulers
+from cifar_pl.batches import Batch
 from cifar_pl.classifier import Classifier, Schedule
 from cifar_pl.datamodule import DataModule
 from cifar_pl.errors import UserError
@@ -63,6 +64,46 @@ def test_the_training_loss_is_label_smoothed(tiny_network: nn.Module, tiny_sourc
     assert loss.item() == pytest.approx(float(-(target * log_p).sum(1).mean()), rel=1e-5)
 
 
+def test_l1_adds_the_absolute_weights_of_convolutions_and_linear_layers(
+    tiny_network: nn.Module, tiny_source: Source
+) -> None:
+    batch, losses = loaded(tiny_source).batch("train", 0, 16), []
+    for l1 in (0.0, 0.01):
+        module = Classifier(tiny_network, torch.optim.SGD, schedulers.constant, CLASSES, lr=0.1, l1=l1)
+        module.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
+        losses.append(module.training_step(batch, 0))
+    weights = [tiny_network[1].weight, tiny_network[6].weight]  # type: ignore[index]
+    added = losses[1] - losses[0]
+    assert added.item() == pytest.approx(0.01 * sum(w.abs().sum().item() for w in weights), rel=1e-4)
+    gradients = torch.autograd.grad(added, [*weights, tiny_network[6].bias])  # type: ignore[index]
+    for gradient, weight in zip(gradients, weights, strict=False):
+        torch.testing.assert_close(gradient, 0.01 * weight.sign(), rtol=0, atol=1e-6)
+    assert gradients[2].abs().max() < 1e-6
+
+
+def test_a_plateau_schedule_may_follow_the_last_batchs_loss(
+    tiny_network: nn.Module,
+    tiny_source: Source,
+    tmp_path,  # type: ignore[no-untyped-def]
+) -> None:
+    options = {"mode": "min", "factor": 0.1, "patience": 9, "threshold": 0.0, "min_lr": 0.0}
+    module = make(tiny_network, partial(schedulers.plateau, monitor="train/last_loss", **options))  # type: ignore[arg-type]
+    losses, step = [], module.training_step
+
+    def recorded(batch: Batch, batch_idx: int) -> torch.Tensor:
+        losses.append(step(batch, batch_idx))
+        return losses[-1]
+
+    module.training_step = recorded  # type: ignore[method-assign]
+    run = trainer(tmp_path, max_epochs=3)
+    run.fit(module, datamodule=loaded(tiny_source))
+    last = [losses[n].item() for n in range(len(losses) // 3 - 1, len(losses), len(losses) // 3)]
+    assert len(last) == 3
+    scheduler = run.lr_scheduler_configs[0].scheduler
+    assert float(scheduler.best) == min(last)  # type: ignore[union-attr]
+    assert scheduler.num_bad_epochs == 2 - last.index(min(last))  # type: ignore[union-attr]
+
+
 def test_the_test_reads_every_image_once(tiny_network: nn.Module, tiny_source: Source, tmp_path) -> None:  # type: ignore[no-untyped-def]
     module, data = make(tiny_network), loaded(tiny_source)
     trainer(tmp_path).test(module, datamodule=data, verbose=False)
@@ -92,7 +133,9 @@ def test_plateau_counts_validations_and_not_epochs(
     every: int,  # type: ignore[no-untyped-def]
 ) -> None:
     """With a threshold that nothing can beat, the rate drops at every second validation after the first."""
-    never_better = partial(schedulers.plateau, mode="max", factor=0.1, patience=1, threshold=1e6, min_lr=0.0)
+    never_better = partial(
+        schedulers.plateau, monitor="val/acc", mode="max", factor=0.1, patience=1, threshold=1e6, min_lr=0.0
+    )
     module = make(tiny_network, never_better)
     run = trainer(tmp_path, max_epochs=6, check_val_every_n_epoch=every)
     run.fit(module, datamodule=loaded(tiny_source))

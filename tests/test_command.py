@@ -1,6 +1,7 @@
 """`python train.py ...` as a person types it: mistakes, signals, resuming; real processes."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_pl import resume
+from cifar_pl import command, resume
 from cifar_pl.errors import UserError
 from tests.conftest import ROOT, TINY, Train
 
@@ -119,3 +120,10 @@ def test_arguments_of_a_resumed_run_are_its_own_then_the_new_ones(tmp_path: Path
     assert resume.arguments(["optimizer.lr=1", "resume=null"]) == ["optimizer.lr=1", "resume=null"]
     with pytest.raises(UserError, match="exclude each other"):
         resume.arguments([f"resume={run}", "lr_finder=range_test"])
+
+
+def test_only_a_terminal_sees_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = logging.LogRecord("", logging.INFO, "", 0, "90 %% %s", ("test-selected",), None)
+    for terminal, expected in ((False, "90 % test-selected"), (True, "90 % \033[31mtest-selected\033[0m")):
+        monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
+        assert command.Screen().format(record) == expected

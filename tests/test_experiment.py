@@ -20,7 +20,11 @@ from tests.conftest import TINY
 SCHEDULES = {
     "onecycle": (),
     "multistep": ("scheduler.milestones=[0.3,2]",),
-    "plateau": ("scheduler.patience=0", "scheduler.threshold=0.5"),  # drops in the middle
+    "plateau": (
+        "scheduler.patience=0",
+        "scheduler.threshold=0.5",  # drops in the middle
+        "model.dropout={stem: 0.1, block: 0.1, shortcut: 0.1, stage: 0.1}",  # draws random numbers in every step
+    ),
 }
 
 
@@ -208,7 +212,12 @@ def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_ex
     assert 0 <= summary["test"]["acc_tta"] <= 1
     assert summary["lr"]["value"] == 0.02  # nothing falls at such rates, so the configured one is used
     assert summary["lr"]["source"].startswith("from the config, because in the range test the loss fell by")
-    assert summary["protocol"] == {"images": {"train": 1438, "val": 0, "test": 359}, "tested_checkpoint": "last"}
+    assert summary["protocol"] == {
+        "images": {"train": 1438, "val": 0, "test": 359},
+        "tested_checkpoint": "last",
+        "name": "honest",
+        "test_selected": False,
+    }
     assert (tmp_path / "figures/misclassified.png").exists()
 
 

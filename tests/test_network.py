@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models import resnet18 as torchvision_resnet18
 
 from cifar_pl.errors import UserError
-from cifar_pl.network import Normalize, resnet18, whiten
+from cifar_pl.network import BatchNormDropout, Normalize, resnet18, whiten
 
 
 def test_it_has_11173962_parameters() -> None:
@@ -74,3 +74,29 @@ def test_a_whitening_convolution_decorrelates_its_images() -> None:
 def test_a_convolution_with_too_few_filters_is_not_whitened(tiny_network: nn.Module) -> None:
     with pytest.raises(UserError, match="54 filters or more"):
         whiten(tiny_network, torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_dropout_takes_whole_channels_in_training_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    norm = BatchNormDropout(400, p=0.25)
+    x = torch.randn(2, 400, 3, 3)
+    dropped = norm(x)
+    plain = nn.BatchNorm2d(400)(x)
+    gone = (dropped == 0).all(dim=(2, 3))
+    assert abs(gone.float().mean().item() - 0.25) < 0.06  # 4 standard errors of 800 channels
+    torch.testing.assert_close(dropped[~gone], plain[~gone] / 0.75)
+    reference = nn.BatchNorm2d(400).eval()
+    reference.load_state_dict(norm.state_dict())
+    assert torch.equal(norm.eval()(x), reference(x))
+
+
+def test_dropout_changes_no_name_and_no_output_outside_of_training() -> None:
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    networks = []
+    for dropout in (None, {"stem": 0.1, "block": 0.2, "shortcut": 0.3, "stage": 0.4}):
+        torch.manual_seed(0)
+        networks.append(resnet18(10, [0.5] * 3, [0.25] * 3, dropout=dropout).eval())
+    plain, dropped = networks
+    dropped.load_state_dict(plain.state_dict())
+    assert torch.equal(plain(image), dropped(image))
+    assert not torch.equal(plain.train()(image), dropped.train()(image))

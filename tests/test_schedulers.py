@@ -76,7 +76,15 @@ def test_cosine_in_closed_form() -> None:
 def test_plateau_drops_after_more_than_patience_bad_values_down_to_min_lr() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     config = schedulers.plateau(
-        optimizer, epochs=9, total_steps=9, mode="max", factor=0.1, patience=2, threshold=1e-3, min_lr=0.05
+        optimizer,
+        epochs=9,
+        total_steps=9,
+        monitor="val/acc",
+        mode="max",
+        factor=0.1,
+        patience=2,
+        threshold=1e-3,
+        min_lr=0.05,
     )
     seen = []
     for value in [0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]:

@@ -1,0 +1,260 @@
+"""The five published runs beside ours, epoch by epoch: a table on the screen and a picture.
+
+`python -m benchmarks.references`                       from the committed records
+`python -m benchmarks.references add --data TEXT RUN...`  make their record from run directories, finished or not
+
+A run is one of `python train.py experiment=NAME`, with `protocol=honest` or without, of any seed and length.
+"""
+
+import argparse
+import csv
+import statistics
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, foot, head, save, table
+from cifar_pl import lr_finder
+from cifar_pl.figures import MARK, TRAIN, VAL, png
+from cifar_pl.resume import OVERRIDES
+from cifar_pl.rundir import CONFIG, METRICS, RANGE_TEST, STATUS, SUMMARY, read_json
+
+CURVES = Path(__file__).parent / "reference_curves.csv"
+RECORD, PICTURE = RESULTS / "references.json", RESULTS / "references.png"
+SHOWN = (1, 2, 3, 4, 5, 10, 16, 22, 30, 40, 50)  # epochs of the table
+ALIKE = 0.03  # a published accuracy further above ours asks for a cause
+
+
+class Published(NamedTuple):
+    """What a project says of its run; accuracies in [0, 1].
+
+    Attributes:
+        project: Where it is.
+        curve: Its name in `reference_curves.csv`.
+        best: Highest test accuracy.
+        best_epoch: When, counted from 1.
+        epochs: Length of the run.
+        lr: The rate that its range test gave.
+        shifted: The rate that its loss belonged to, where the finder was one step off.
+    """
+
+    project: str
+    curve: str
+    best: float
+    best_epoch: int
+    epochs: int
+    lr: float | None = None
+    shifted: float | None = None
+
+
+PUBLISHED = {
+    "genigarus": Published("genigarus/EVA4 S10", "genigarus", 0.9367, 50, 50, 1.58e-2, 1.26e-2),
+    "sumankanukollu": Published(
+        "sumankanukollu/EVA_4_Assignments S10", "sumankanukollu", 0.9105, 47, 50, 5.75e-2, 5.01e-2
+    ),
+    "rishabh_bhardwaj": Published("rishabh-bhardwaj-64rr/EVA5 S10", "", 0.9165, 33, 50, 1.23e-2),
+    "deepakgowtham": Published("deepakgowtham/EVA4 Week10", "deepakgowtham", 0.9026, 50, 50),
+    "sid_surange": Published("SID-SURANGE/EVA-4.0 Session 8", "SID-SURANGE", 0.8676, 21, 22),
+}
+
+
+def published_curve(name: str) -> dict[int, dict[str, float]]:
+    """Published accuracies by epoch, in [0, 1]; empty where there is only a plot."""
+    lines = [line for line in CURVES.read_text().splitlines() if not line.startswith("#")]
+    return {
+        int(row["epoch"]): {split: float(row[f"{split}_acc_pct"]) / 100 for split in ("train", "test")}
+        for row in csv.DictReader(lines)
+        if row["project"] == PUBLISHED[name].curve
+    }
+
+
+def of_run(run: Path) -> dict[str, Any]:
+    """What the record keeps of one run directory.
+
+    Raises:
+        SystemExit: its code was not that of a commit.
+    """
+    git = read_json(run / STATUS).get("git") or {}
+    if git.get("dirty", True):
+        sys.exit(f"{run} is not a run of one clean commit: {git}")
+    config, overrides = OmegaConf.load(run / CONFIG), list(OmegaConf.load(run / OVERRIDES))
+    with (run / METRICS).open() as file:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    return {
+        "experiment": next(o.partition("=")[2] for o in overrides if o.startswith("experiment=")),
+        "protocol": config.protocol,
+        "seed": config.seed,
+        "overrides": overrides,
+        "commit": git["commit"],
+        "planned_epochs": config.trainer.max_epochs,
+        "curve": [
+            {
+                "epoch": int(row["epoch"]),
+                "train": row["train/acc"],
+                "val": row.get("val/acc"),
+                "lr": row["lr"],
+            }
+            for row in rows
+        ],
+        "test": read_json(run / SUMMARY)["test"]["acc"] if (run / SUMMARY).exists() else None,
+        "range_test": range_test(run / RANGE_TEST) if (run / RANGE_TEST).exists() else None,
+        "range_test_method": config.lr_finder.get("method"),
+    }
+
+
+def range_test(path: Path) -> dict[str, Any]:
+    """The rates that a measured curve suggests, and why it would be refused, if it would."""
+    columns = np.genfromtxt(path, delimiter=",", names=True)
+    curve = lr_finder.finite(lr_finder.Curve(columns["lr"], columns["loss"]))
+    return {"suggestions": lr_finder.suggest(curve), "problem": lr_finder.choose(curve).problem}
+
+
+def curves_by_protocol(record: Mapping[str, Any], name: str, protocol: str) -> dict[int, list[float]]:
+    """For each epoch the accuracies of all seeds: on the test images (published) or held-out ones (honest)."""
+    values: dict[int, list[float]] = {}
+    for run in record["runs"]:
+        if (run["experiment"], run["protocol"]) == (name, protocol):
+            for row in run["curve"]:
+                values.setdefault(row["epoch"], []).append(row["val"])
+    return values
+
+
+def curves(record: Mapping[str, Any]) -> str:
+    """One column per epoch: the published accuracy, ours below it, and the difference."""
+    last = max(row["epoch"] for run in record["runs"] for row in run["curve"])
+    shown = [epoch for epoch in SHOWN if epoch <= last]
+    rows = []
+    for name in PUBLISHED:
+        theirs, ours = published_curve(name), curves_by_protocol(record, name, "published")
+        cells = []
+        for epoch in shown:
+            their = f"{100 * theirs[epoch]['test']:.1f}" if epoch in theirs else "-"
+            our = f"{100 * statistics.fmean(ours[epoch]):.1f}" if epoch in ours else "-"
+            late = epoch in theirs and epoch in ours and theirs[epoch]["test"] - statistics.fmean(ours[epoch]) > ALIKE
+            cells.append(f"{their} / {f'**{our}**' if late else our}")
+        rows.append((f"`{name}`", *cells))
+    return table(("published / ours, %", *(f"epoch {epoch}" for epoch in shown)), rows)
+
+
+def protocols(record: Mapping[str, Any]) -> str:
+    """What each run says at its end: the best epoch on the test set, and the honest reading of it."""
+    rows = []
+    for run in record["runs"]:
+        best = max(run["curve"], key=lambda row: row["val"])
+        honest = run["protocol"] == "honest"
+        rows.append(
+            (
+                f"`{run['experiment']}`",
+                f"{len(run['curve'])}",
+                f"{100 * best['train']:.1f}",
+                f"{100 * best['val']:.2f} on 5,000 held-out" if honest else f"{100 * best['val']:.2f} {RED}",
+                f"{best['epoch']}",
+                f"{100 * run['test']:.2f}" if honest and run["test"] is not None else "-",
+                run["commit"][:7],
+            )
+        )
+    header = ("experiment", "epochs", "train, %", "best epoch's accuracy, %", "epoch", "test, read once, %", "commit")
+    return table(header, rows)
+
+
+def rates(record: Mapping[str, Any]) -> str:
+    """The published rates, and what our range test says under the same settings."""
+    rows = []
+    for run in record["runs"]:
+        if run["protocol"] == "published" and run["range_test"]:
+            project, found = PUBLISHED[run["experiment"]], run["range_test"]
+            said = f"{project.lr:.3g}" if project.lr else "-"
+            shifted = f"{project.shifted:.3g}" if project.shifted else "-"
+            rule = run["range_test_method"] if project.lr else "-"
+            ours = (f"{found['suggestions'][m]:.3g}" for m in lr_finder.METHODS)
+            rows.append((f"`{run['experiment']}`", said, shifted, rule, *ours, found["problem"] or "usable"))
+    header = (
+        "experiment",
+        "published rate",
+        "whose loss was that of",
+        "nearest rule",
+        *(f"ours: {m}" for m in lr_finder.METHODS),
+        "our curve",
+    )
+    return table(header, rows)
+
+
+def own(records: list[dict[str, Any]]) -> str:
+    """What the five had after as many epochs as our own recipes take, and what those reach."""
+    ours = [r for r in records if "experiment=epochs" in r["command"]]
+    rows = [(f"`{n}`, published", *(_percent(published_curve(n), r["epochs"]) for r in ours)) for n in PUBLISHED]
+    rows.append(("this project's, last epoch, test read once", *(f"{100 * r['test_acc']['mean']:.2f}" for r in ours)))
+    return table(("test accuracy, %", *(f"{r['epochs']} epochs" for r in ours)), rows)
+
+
+def _percent(curve: Mapping[int, Mapping[str, float]], epoch: int) -> str:
+    return f"{100 * curve[epoch]['test']:.2f}" if epoch in curve else "-"
+
+
+def picture(record: Mapping[str, Any], records: list[dict[str, Any]]) -> Figure:
+    """Published curves and ours over the epochs, on a log scale, one panel per project."""
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(PUBLISHED), sharey=True)
+    for ax, (name, project) in zip(panels, PUBLISHED.items(), strict=True):
+        theirs = published_curve(name)
+        if theirs:
+            ax.plot(list(theirs), [100 * v["test"] for v in theirs.values()], color="0.45", label="published, test")
+        ax.plot([project.best_epoch], [100 * project.best], "x", color="0.25", label="its best")
+        for protocol, color, what in (("published", VAL, "ours, test-selected"), ("honest", TRAIN, "ours, honest")):
+            ours = curves_by_protocol(record, name, protocol)
+            if ours:
+                means = [100 * statistics.fmean(values) for values in ours.values()]
+                ax.plot(list(ours), means, "o-", color=color, markersize=3, label=what)
+        points = [(r["epochs"], 100 * r["test_acc"]["mean"]) for r in records if "experiment=epochs" in r["command"]]
+        ax.plot(*zip(*points, strict=True), "*", color=MARK, markersize=8, label="our own recipes, test once")
+        ax.set(title=name, xscale="log", xlabel="epoch")
+        ax.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+        ax.minorticks_off()
+        ax.grid(alpha=0.3)
+    panels[0].set_ylabel("accuracy, %")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    return figure
+
+
+def tables() -> str:
+    """All of it, as the README shows it."""
+    record = read_json(RECORD)
+    return "\n\n".join(
+        (
+            curves(record),
+            f"Bold: more than {100 * ALIKE:.0f} points below the published figure. At the end of our runs:",
+            protocols(record),
+            "The learning-rate range test with each project's own settings:",
+            rates(record),
+            "The published runs after as many epochs as this project's own recipes take:",
+            own(accuracy_records()),
+            f"Data of our runs: {record['data']}. {foot(record)}",
+        )
+    )
+
+
+def main() -> None:
+    """Make the record, or show what it says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers()
+    add = commands.add_parser("add", help="make the record of runs")
+    add.add_argument("--data", required=True, help="what the images were, in a few words")
+    add.add_argument("runs", nargs="+", type=Path, help="run directories")
+    args = parser.parse_args()
+    if "runs" in args:
+        runs = sorted(map(of_run, args.runs), key=lambda r: (list(PUBLISHED).index(r["experiment"]), r["protocol"]))
+        record = {"benchmark": "references", **head("benchmarks.references"), "data": args.data, "runs": runs}
+        save(RECORD, record | {"command": "python -m benchmarks.references"})
+    print(tables())
+    PICTURE.write_bytes(png(picture(read_json(RECORD), accuracy_records())))
+    print(f"\n{PICTURE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from benchmarks import references
+from cifar_pl import rundir
+from cifar_pl.callbacks.epoch_log import as_csv
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of two epochs, interrupted."""
+    values = [(1, 0.4, 0.4819), (2, 0.5, 0.6524)]
+    rows = [{"epoch": e, "train/acc": t, "val/acc": v, "lr": 0.1} for e, t, v in values]
+    rundir.write(tmp_path / "metrics.csv", as_csv(rows))
+    config = {"protocol": "published", "seed": 3, "trainer": {"max_epochs": 50}, "lr_finder": {"method": "valley"}}
+    rundir.write(tmp_path / "config.yaml", OmegaConf.to_yaml(config))
+    rundir.write(tmp_path / ".hydra/overrides.yaml", "- experiment=genigarus\n- seed=3\n")
+    rundir.write_json(tmp_path / "status.json", {"status": "interrupted", "git": {"commit": "abc", "dirty": False}})
+    return tmp_path
+
+
+def test_an_unfinished_run_is_read(run: Path) -> None:
+    found = references.of_run(run)
+    assert (found["experiment"], found["protocol"], found["seed"], found["commit"]) == (
+        "genigarus",
+        "published",
+        3,
+        "abc",
+    )
+    assert [(row["epoch"], row["train"], row["val"]) for row in found["curve"]] == [(1, 0.4, 0.4819), (2, 0.5, 0.6524)]
+    assert found["test"] is None
+    assert found["range_test"] is None
+
+
+def test_a_run_of_changed_code_is_no_record(run: Path) -> None:
+    rundir.write_json(run / "status.json", {"status": "finished", "git": {"commit": "abc", "dirty": True}})
+    with pytest.raises(SystemExit, match="commit"):
+        references.of_run(run)
+
+
+def test_what_lags_by_more_than_three_points_is_bold(run: Path) -> None:
+    table = references.curves({"runs": [references.of_run(run)]})
+    (line,) = [line for line in table.splitlines() if "genigarus" in line]
+    assert line == "| `genigarus` | 54.2 / **48.2** | 65.2 / 65.2 |"  # 54.19 and 65.24 published
+
+
+def test_published_curves_agree_with_the_claims() -> None:
+    for name, project in references.PUBLISHED.items():
+        assert (ROOT / f"conf/experiment/{name}.yaml").exists()
+        curve = references.published_curve(name)
+        if curve:
+            assert max(row["test"] for row in curve.values()) == pytest.approx(project.best)
+            assert curve[project.best_epoch]["test"] == pytest.approx(project.best)
+            assert max(curve) == project.epochs
+
+
+def test_test_selected_results_stand_in_red(run: Path) -> None:
+    assert r"65.24 $\color{red}\textsf{test-selected}$" in references.protocols({"runs": [references.of_run(run)]})

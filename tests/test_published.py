@@ -320,7 +320,7 @@ def test_a_test_selected_run_is_marked_everywhere(
         (("model.init=zero",), r"model\.init=zero"),
         (("model.dropout.block=1.0",), r"model\.dropout="),
         (("+model.dropout.head=0.1",), r"model\.dropout="),
-        (("aug=cutout", "aug.cutout.hole=4", "+aug.cutout.border=cut"), r"aug\.cutout\.border=cut"),
+        (("aug=cutout", "aug.cutout.hole=4", "aug.cutout.border=cut"), r"aug\.cutout\.border=cut"),
         (("lr_finder=range_test", "+lr_finder.optimizer.momentum=-1"), "optimizer: .*momentum"),
     ],
 )

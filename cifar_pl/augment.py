@@ -78,7 +78,7 @@ def cutout(
         border: `inside`: a hole is always whole, as albumentations has it. `clipped`: its centre is any
             pixel, and what lies beyond the border is lost, as DeVries & Taylor (2017, arXiv 1708.04552)
             have it. `half_clipped`: the same, but shifted inside at the top and at the left
-            (`Cutout` of albumentations 0.4.4 to 0.5).
+            (`Cutout` of albumentations 0.4.5).
         black: Fill with black in place of `fill`.
         fill: Colour, three numbers in [0, 255].
 

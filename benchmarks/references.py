@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, foot, head, save, table
+from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, head, machine, save, table
 from cifar_pl import lr_finder
 from cifar_pl.figures import MARK, TRAIN, VAL, png
 from cifar_pl.resume import OVERRIDES
@@ -28,6 +28,13 @@ CURVES = Path(__file__).parent / "reference_curves.csv"
 RECORD, PICTURE = RESULTS / "references.json", RESULTS / "references.png"
 SHOWN = (1, 2, 3, 4, 5, 10, 16, 22, 30, 40, 50)  # epochs of the table
 ALIKE = 0.03  # a published accuracy further above ours asks for a cause
+
+RULES = {
+    "below": "half a decade below the smallest loss (by eye)",
+    "minimum": "smallest loss",
+    "steepest": "steepest fall",
+    "": "none; the rate was set by eye",
+}
 
 
 class Published(NamedTuple):
@@ -39,7 +46,8 @@ class Published(NamedTuple):
         best: Highest test accuracy.
         best_epoch: When, counted from 1.
         epochs: Length of the run.
-        lr: The rate that its range test gave.
+        rule: How its rate was read off its range test, see `RULES`.
+        lr: That rate.
         shifted: The rate that its loss belonged to, where the finder was one step off.
         drop: The epoch after which its rate dropped for the first time; 0 where it never did, or nobody knows.
     """
@@ -49,17 +57,18 @@ class Published(NamedTuple):
     best: float
     best_epoch: int
     epochs: int
+    rule: str = ""
     lr: float | None = None
     shifted: float | None = None
     drop: int = 0
 
 
 PUBLISHED = {
-    "genigarus": Published("genigarus/EVA4 S10", "genigarus", 0.9367, 50, 50, 1.58e-2, 1.26e-2, drop=46),
+    "genigarus": Published("genigarus/EVA4 S10", "genigarus", 0.9367, 50, 50, "below", 1.58e-2, 1.26e-2, drop=46),
     "sumankanukollu": Published(
-        "sumankanukollu/EVA_4_Assignments S10", "sumankanukollu", 0.9105, 47, 50, 5.75e-2, 5.01e-2
+        "sumankanukollu/EVA_4_Assignments S10", "sumankanukollu", 0.9105, 47, 50, "minimum", 5.75e-2, 5.01e-2
     ),
-    "rishabh_bhardwaj": Published("rishabh-bhardwaj-64rr/EVA5 S10", "", 0.9165, 33, 50, 1.23e-2),
+    "rishabh_bhardwaj": Published("rishabh-bhardwaj-64rr/EVA5 S10", "", 0.9165, 33, 50, "steepest", 1.23e-2),
     "deepakgowtham": Published("deepakgowtham/EVA4 Week10", "deepakgowtham", 0.9026, 50, 50, drop=41),
     "sid_surange": Published("SID-SURANGE/EVA-4.0 Session 8", "SID-SURANGE", 0.8676, 21, 22, drop=14),
 }
@@ -85,15 +94,16 @@ def of_run(run: Path) -> dict[str, Any]:
     if git.get("dirty", True):
         sys.exit(f"{run} is not a run of one clean commit: {git}")
     config, overrides = OmegaConf.load(run / CONFIG), list(OmegaConf.load(run / OVERRIDES))
+    name = next(o.partition("=")[2] for o in overrides if o.startswith("experiment="))
     with (run / METRICS).open() as file:
         rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
     return {
-        "experiment": next(o.partition("=")[2] for o in overrides if o.startswith("experiment=")),
+        "experiment": name,
         "protocol": config.protocol,
         "seed": config.seed,
         "overrides": overrides,
         "commit": git["commit"],
-        "planned_epochs": config.trainer.max_epochs,
+        "held_out": config.data.val_size if config.protocol == "honest" else 0,
         "curve": [
             {
                 "epoch": int(row["epoch"]),
@@ -104,16 +114,35 @@ def of_run(run: Path) -> dict[str, Any]:
             for row in rows
         ],
         "test": read_json(run / SUMMARY)["test"]["acc"] if (run / SUMMARY).exists() else None,
-        "range_test": range_test(run / RANGE_TEST) if (run / RANGE_TEST).exists() else None,
-        "range_test_method": config.lr_finder.get("method"),
+        "range_test": range_test(run / RANGE_TEST, PUBLISHED[name].rule) if (run / RANGE_TEST).exists() else None,
     }
 
 
-def range_test(path: Path) -> dict[str, Any]:
-    """The rates that a measured curve suggests, and why it would be refused, if it would."""
+def range_test(path: Path, rule: str) -> dict[str, Any]:
+    """The rates that a measured curve suggests: by the project's rule, by ours, and why ours refuses, if it does."""
     columns = np.genfromtxt(path, delimiter=",", names=True)
     curve = lr_finder.finite(lr_finder.Curve(columns["lr"], columns["loss"]))
-    return {"suggestions": lr_finder.suggest(curve), "problem": lr_finder.choose(curve).problem}
+    choice = lr_finder.choose(curve)
+    return {
+        "by_its_rule": lagging(curve, rule) if rule else None,
+        "suggestions": choice.suggestions,
+        "problem": choice.problem,
+    }
+
+
+def lagging(curve: lr_finder.Curve, rule: str) -> float:
+    """What torch-lr-finder would suggest, with its smoothing: a moving average of weight 0.05, which lags.
+
+    Args:
+        curve: Finite losses.
+        rule: `minimum`; `below`, half a decade below it; `steepest`, without the first ten and last five points.
+    """
+    smooth = [curve.loss[0]]
+    for loss in curve.loss[1:]:
+        smooth.append(0.05 * loss + 0.95 * smooth[-1])
+    if rule == "steepest":
+        return float(curve.lr[10 + int(np.argmin(np.gradient(smooth[10:-5])))])
+    return float(curve.lr[int(np.argmin(smooth))]) / (10**0.5 if rule == "below" else 1)
 
 
 def curves_by_protocol(record: Mapping[str, Any], name: str, protocol: str) -> dict[int, list[float]]:
@@ -127,7 +156,7 @@ def curves_by_protocol(record: Mapping[str, Any], name: str, protocol: str) -> d
 
 
 def curves(record: Mapping[str, Any]) -> str:
-    """One column per epoch: the published accuracy, ours below it, and the difference."""
+    """One column per epoch: the published accuracy, ours beside it."""
     last = max(row["epoch"] for run in record["runs"] for row in run["curve"])
     shown = [epoch for epoch in SHOWN if epoch <= last]
     rows = []
@@ -140,71 +169,83 @@ def curves(record: Mapping[str, Any]) -> str:
             late = epoch in theirs and epoch in ours and theirs[epoch]["test"] - statistics.fmean(ours[epoch]) > ALIKE
             cells.append(f"{their} / {f'**{our}**' if late else our}")
         rows.append((f"`{name}`", *cells))
-    return table(("published / ours, %", *(f"epoch {epoch}" for epoch in shown)), rows)
+    return table((f"published / ours, %; both {RED}", *(f"epoch {epoch}" for epoch in shown)), rows)
 
 
 def protocols(record: Mapping[str, Any]) -> str:
     """What each run says at its end: the best epoch on the test set, and the honest reading of it."""
     rows = []
     for run in record["runs"]:
-        best = max(run["curve"], key=lambda row: row["val"])
-        honest = run["protocol"] == "honest"
+        best = max((row for row in run["curve"] if row["val"] is not None), key=lambda row: row["val"])
         rows.append(
             (
                 f"`{run['experiment']}`",
-                f"{len(run['curve'])}",
+                run["protocol"],
+                run["seed"],
+                f"{best['epoch']} of {len(run['curve'])}",
                 f"{100 * best['train']:.1f}",
-                f"{100 * best['val']:.2f} on 5,000 held-out" if honest else f"{100 * best['val']:.2f} {RED}",
-                f"{best['epoch']}",
-                f"{100 * run['test']:.2f}" if honest and run["test"] is not None else "-",
+                f"{100 * best['val']:.2f} " + (f"on {run['held_out']:,} held out" if run["held_out"] else RED),
+                f"{100 * run['test']:.2f}" if run["held_out"] and run["test"] is not None else "-",
                 run["commit"][:7],
             )
         )
-    header = ("experiment", "epochs", "train, %", "best epoch's accuracy, %", "epoch", "test, read once, %", "commit")
-    return table(header, rows)
-
-
-def rates(record: Mapping[str, Any]) -> str:
-    """The published rates, and what our range test says under the same settings."""
-    rows = []
-    for run in record["runs"]:
-        if run["protocol"] == "published" and run["range_test"]:
-            project, found = PUBLISHED[run["experiment"]], run["range_test"]
-            said = f"{project.lr:.3g}" if project.lr else "-"
-            shifted = f"{project.shifted:.3g}" if project.shifted else "-"
-            rule = run["range_test_method"] if project.lr else "-"
-            ours = (f"{found['suggestions'][m]:.3g}" for m in lr_finder.METHODS)
-            rows.append((f"`{run['experiment']}`", said, shifted, rule, *ours, found["problem"] or "usable"))
     header = (
         "experiment",
-        "published rate",
-        "whose loss was that of",
-        "nearest rule",
-        *(f"ours: {m}" for m in lr_finder.METHODS),
-        "our curve",
+        "protocol",
+        "seed",
+        "best epoch",
+        "train, %",
+        "its accuracy, %",
+        "test read once, %",
+        "commit",
     )
     return table(header, rows)
 
 
-def own(records: list[dict[str, Any]]) -> str:
+def rates(record: Mapping[str, Any]) -> str:
+    """The published rates, what our curve gives by the same rule, and what our own rule makes of it."""
+    rows = []
+    for run in record["runs"]:
+        project, found = PUBLISHED[run["experiment"]], run["range_test"]
+        if run["protocol"] == "published" and found:
+            ours = f"{found['suggestions']['steepest']:.3g}" if found["suggestions"] else found["problem"]
+            rows.append(
+                (
+                    f"`{run['experiment']}`",
+                    RULES[project.rule],
+                    *(f"{rate:.3g}" if rate else "-" for rate in (project.lr, project.shifted, found["by_its_rule"])),
+                    ours,
+                )
+            )
+    header = ("experiment", "its rule", "published", "less its shift", "our curve by its rule", "by ours (steepest)")
+    return table(header, rows)
+
+
+def own() -> str:
     """What the five had after as many epochs as our own recipes take, and what those reach."""
-    ours = [r for r in records if "experiment=epochs" in r["command"]]
+    ours = own_records()
     rows = []
     for name, project in PUBLISHED.items():
         curve = published_curve(name)
         drop = [_percent(curve, project.drop), _percent(curve, project.drop + 1)] if project.drop else ["-", "-"]
         best = f"{100 * project.best:.2f} (epoch {project.best_epoch} of {project.epochs})"
-        rows.append((f"`{name}`", *(_percent(curve, r["epochs"]) for r in ours), *drop, best))
+        rows.append((f"{project.project} {RED}", *(_percent(curve, r["epochs"]) for r in ours), *drop, best))
     rows.append(("our own, test read once", *(f"{100 * r['test_acc']['mean']:.2f}" for r in ours), "", "", ""))
     after = (f"after {r['epochs']} epochs" for r in ours)
     return table(("test accuracy, %", *after, "before the rate's first drop", "one epoch later", "best"), rows)
+
+
+def own_records() -> list[dict[str, Any]]:
+    """The records of our own recipes."""
+    records = (r for r in accuracy_records() if "experiment=epochs" in r["command"])
+    return [r for r in records if not r["protocol"].get("test_selected")]
 
 
 def _percent(curve: Mapping[int, Mapping[str, float]], epoch: int) -> str:
     return f"{100 * curve[epoch]['test']:.2f}" if epoch in curve else "-"
 
 
-def picture(record: Mapping[str, Any], records: list[dict[str, Any]]) -> Figure:
+def picture(record: Mapping[str, Any]) -> Figure:
     """Published curves and ours over the epochs, on a log scale, one panel per project."""
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     panels = figure.subplots(1, len(PUBLISHED), sharey=True)
@@ -218,15 +259,15 @@ def picture(record: Mapping[str, Any], records: list[dict[str, Any]]) -> Figure:
             if ours:
                 means = [100 * statistics.fmean(values) for values in ours.values()]
                 ax.plot(list(ours), means, "o-", color=color, markersize=3, label=what)
-        points = [(r["epochs"], 100 * r["test_acc"]["mean"]) for r in records if "experiment=epochs" in r["command"]]
+        points = [(r["epochs"], 100 * r["test_acc"]["mean"]) for r in own_records()]
         ax.plot(*zip(*points, strict=True), "*", color=MARK, markersize=8, label="our own recipes, test once")
         ax.set(title=name, xscale="log", xlabel="epoch")
         ax.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
         ax.minorticks_off()
         ax.grid(alpha=0.3)
     panels[0].set_ylabel("accuracy, %")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    legend = {label: h for ax in panels for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(legend.values(), legend, loc="outside lower center", ncols=5)
     return figure
 
 
@@ -241,8 +282,8 @@ def tables() -> str:
             "The learning-rate range test with each project's own settings:",
             rates(record),
             "The published runs after as many epochs as this project's own recipes take:",
-            own(accuracy_records()),
-            f"Data of our runs: {record['data']}. {foot(record)}",
+            own(),
+            f"Our runs: {record['data']}, {machine(record)}, torch {record['versions']['torch']}.",
         )
     )
 
@@ -260,7 +301,7 @@ def main() -> None:
         record = {"benchmark": "references", **head("benchmarks.references"), "data": args.data, "runs": runs}
         save(RECORD, record | {"command": "python -m benchmarks.references"})
     print(tables())
-    PICTURE.write_bytes(png(picture(read_json(RECORD), accuracy_records())))
+    PICTURE.write_bytes(png(picture(read_json(RECORD))))
     print(f"\n{PICTURE.relative_to(ROOT)}")
 
 

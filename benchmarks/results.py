@@ -74,8 +74,10 @@ def accuracy() -> str:
             r["data"],
             "/".join(f"{count:,}" for count in r["protocol"]["images"].values()),
             r["epochs"],
-            percent(r["test_acc"]) + (f" {RED}" if r["protocol"].get("test_selected") else ""),
-            percent(r.get("test_acc_tta")),
+            *(
+                f"{percent(value)} {RED}" if value and r["protocol"].get("test_selected") else percent(value)
+                for value in (r["test_acc"], r.get("test_acc_tta"))
+            ),
             r["n"],
             f"{r['seconds']['mean'] / 60:.0f}",
             machine(r),

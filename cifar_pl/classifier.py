@@ -168,7 +168,8 @@ class Classifier(LightningModule):
         in_training = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
         if isinstance(scheduler, ReduceLROnPlateau) and in_training:
             name = str(self.trainer.lr_scheduler_configs[0].monitor)
-            scheduler.step(self._last_loss if name == "train/last_loss" else self.trainer.callback_metrics[name])
+            last = {"train/last_loss": self.trainer.strategy.reduce(self._last_loss, reduce_op="mean")}
+            scheduler.step({**self.trainer.callback_metrics, **last}[name])
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Step every other schedule when Lightning says so."""

@@ -68,8 +68,8 @@ class DataModule(LightningDataModule):
         require(0 < start_scale <= 1, f"data.start_scale={start_scale}: it must be above 0 and at most 1.")
         require(protocol in PROTOCOLS, f"protocol={protocol}: one of {', '.join(PROTOCOLS)}.")
         require(
-            (mean is None) == (std is None) and all(len(v) == 3 for v in (mean, std) if v) and min(std or [1]) > 0,
-            f"data.mean={mean}, data.std={std}: three numbers each, those of std above 0, or null both.",
+            (mean is None and std is None) or (_colour(mean) and _colour(std) and min(std or [0]) > 0),
+            f"data.mean={mean}, data.std={std}: three numbers from 0 to 1 each, those of std above 0, or null both.",
         )
         self._make_source, self._transforms = source, augment
         self.test_selected = protocol == "published"
@@ -203,6 +203,10 @@ def channel_statistics(
 def _whole_batch(batch: Any) -> Any:
     """Nothing to collate: the dataset gives whole batches."""
     return batch
+
+
+def _colour(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(0 <= v <= 1 for v in value)
 
 
 def _whole(name: str, value: object, least: int) -> None:

@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> float | None:
     """Run one experiment in its run directory.
 
     Returns:
-        The best monitored value; None without validation.
+        The best monitored value; None without a validation of its own.
 
     Raises:
         UserError: the config asks for something that cannot be done.
@@ -46,6 +46,9 @@ def run(cfg: DictConfig) -> float | None:
     matplotlib.use("Agg")
     hardware.keep_memory()
     origin = report.provenance()  # now: the code may have changed when the run ends
+    if cfg.resume and (before := rundir.read_json(run_dir / rundir.STATUS).get("git")) != origin["git"]:
+        log.warning("!! The run was begun by other code (%s) than goes on with it (%s).", before, origin["git"])
+        origin["git"] = {**(origin["git"] or {"commit": None}), "dirty": True, "begun": before}
     try:
         with rundir.tracked(run_dir, **origin) if _first_process() else nullcontext():
             return _run(cfg, run_dir, origin)
@@ -129,7 +132,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         }
         rundir.write_json(run_dir / rundir.SUMMARY, summary)
         log.info("\n%s\n", report.table(summary, run_dir))
-    return None if score is None else float(score)
+    return None if score is None or data.test_selected else float(score)  # no sweep selects on the test set either
 
 
 def _check(cfg: DictConfig) -> None:

@@ -85,22 +85,20 @@ def resnet18(
         len(rates) == 4 and all(0 <= p < 1 for p in rates.values()),
         f"model.dropout={dict(dropout or {})}: probabilities, from 0 to below 1, of stem, block, shortcut and stage.",
     )
-    drops = any(rates.values())
     network = torchvision_resnet18(
         weights=None,
         num_classes=num_classes,
         zero_init_residual=zero_init_residual,
-        norm_layer=partial(BatchNormDropout, p=rates["block"]) if drops else nn.BatchNorm2d,
+        norm_layer=partial(BatchNormDropout, p=rates["block"]),
     )
     stem = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as torchvision inits the others
-    if drops:
-        network.bn1.p = rates["stem"]
-        for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
-            if stage[0].downsample is not None:
-                stage[0].downsample[1].p = rates["shortcut"]
-            if rates["stage"]:
-                stage.append(nn.Dropout2d(rates["stage"]))
+    network.bn1.p = rates["stem"]
+    for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+        if stage[0].downsample is not None:
+            stage[0].downsample[1].p = rates["shortcut"]
+        if rates["stage"]:
+            stage.append(nn.Dropout2d(rates["stage"]))
     named = OrderedDict[str, nn.Module](normalize=Normalize(mean, std), conv=stem)
     network.conv1 = nn.Sequential(named)  # inside, so that layer1..4 keep their names
     network.maxpool = nn.Identity()

@@ -57,12 +57,15 @@ def provenance() -> dict[str, Any]:
 def table(summary: Mapping[str, Any], run_dir: Path) -> str:
     """What a person wants to know first, and where the rest is."""
     val, lr = summary["val"], summary["lr"]
-    mark = " test-selected: the test images chose the epoch" if summary["protocol"]["test_selected"] else ""
+    selected = summary["protocol"]["test_selected"]
+    mark = " test-selected" if selected else ""
     lines = {"test accuracy": f"{summary['test']['acc']:.2%}{mark}"}
     if "acc_tta" in summary["test"]:
-        lines["with mirror images"] = f"{summary['test']['acc_tta']:.2%} (tta=flip)"
+        lines["with mirror images"] = f"{summary['test']['acc_tta']:.2%} (tta=flip){mark}"
     if val:
-        lines["validation accuracy"] = f"{val['best_acc']:.2%} (epoch {val['best_epoch']} of {summary['epochs']})"
+        epoch = f"epoch {val['best_epoch']} of {summary['epochs']}"
+        held_out = f"{val['best_acc']:.2%} ({epoch})"
+        lines["validation accuracy"] = f"none: the test set chose {epoch}" if selected else held_out
     lines["learning rate"] = f"{lr['value']:.3g} ({lr['source']})"
     if "seconds" in summary:
         lines["seconds"] = f"{summary['seconds']:.0f} of training and validation"

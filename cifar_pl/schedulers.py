@@ -5,7 +5,8 @@ optimizer's own rate is the peak of `onecycle` and the initial rate of the other
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pytorch_lightning.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
@@ -13,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, OneCycleLR,
 
 from cifar_pl.errors import require
 
-FOLLOWED = {"val/acc": "max", "val/loss": "min", "train/last_loss": "min"}
+FOLLOWED: Mapping[str, Literal["min", "max"]] = {"val/acc": "max", "val/loss": "min", "train/last_loss": "min"}
 
 
 def constant(optimizer: Optimizer, *, epochs: int, total_steps: int) -> None:
@@ -81,7 +82,6 @@ def plateau(
     epochs: int,
     total_steps: int,
     monitor: str,
-    mode: str,
     factor: float,
     patience: int,
     threshold: float,
@@ -94,13 +94,12 @@ def plateau(
     would be one validation behind.
     """
     require(
-        FOLLOWED.get(monitor) == mode,
-        f"scheduler.monitor={monitor}, scheduler.mode={mode}: one of "
-        f"{', '.join(f'{name} with {mode}' for name, mode in FOLLOWED.items())}; the test set selects nothing.",
+        monitor in FOLLOWED,
+        f"scheduler.monitor={monitor}: one of {', '.join(FOLLOWED)}; the test set selects nothing.",
     )
     scheduler = ReduceLROnPlateau(
         optimizer,
-        mode="min" if mode == "min" else "max",
+        mode=FOLLOWED[monitor],
         factor=factor,
         patience=patience,
         threshold=threshold,

@@ -86,7 +86,7 @@ def test_a_plateau_schedule_may_follow_the_last_batchs_loss(
     tiny_source: Source,
     tmp_path,  # type: ignore[no-untyped-def]
 ) -> None:
-    options = {"mode": "min", "factor": 0.1, "patience": 9, "threshold": 0.0, "min_lr": 0.0}
+    options = {"factor": 0.1, "patience": 9, "threshold": 0.0, "min_lr": 0.0}
     module = make(tiny_network, partial(schedulers.plateau, monitor="train/last_loss", **options))  # type: ignore[arg-type]
     losses, step = [], module.training_step
 
@@ -133,9 +133,7 @@ def test_plateau_counts_validations_and_not_epochs(
     every: int,  # type: ignore[no-untyped-def]
 ) -> None:
     """With a threshold that nothing can beat, the rate drops at every second validation after the first."""
-    never_better = partial(
-        schedulers.plateau, monitor="val/acc", mode="max", factor=0.1, patience=1, threshold=1e6, min_lr=0.0
-    )
+    never_better = partial(schedulers.plateau, monitor="val/acc", factor=0.1, patience=1, threshold=1e6, min_lr=0.0)
     module = make(tiny_network, never_better)
     run = trainer(tmp_path, max_epochs=6, check_val_every_n_epoch=every)
     run.fit(module, datamodule=loaded(tiny_source))

@@ -1,10 +1,11 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from benchmarks import references
-from cifar_pl import rundir
+from cifar_pl import lr_finder, rundir
 from cifar_pl.callbacks.epoch_log import as_csv
 from tests.conftest import ROOT
 
@@ -45,6 +46,16 @@ def test_what_lags_by_more_than_three_points_is_bold(run: Path) -> None:
     table = references.curves({"runs": [references.of_run(run)]})
     (line,) = [line for line in table.splitlines() if "genigarus" in line]
     assert line == "| `genigarus` | 54.2 / **48.2** | 65.2 / 65.2 |"  # 54.19 and 65.24 published
+
+
+def test_the_old_finders_smoothing_lags() -> None:
+    """A fall and a rise around 0.01: the moving average has its minimum later, and its steepest fall, too."""
+    lr = np.logspace(-4, 0, 101)
+    curve = lr_finder.Curve(lr, np.abs(np.log10(lr) + 2))
+    minimum = references.lagging(curve, "minimum")
+    assert minimum > 1.2 * lr_finder.suggest(curve)["minimum"]
+    assert references.lagging(curve, "below") == pytest.approx(minimum / 10**0.5)
+    assert 1e-4 < references.lagging(curve, "steepest") < minimum
 
 
 def test_published_curves_agree_with_the_claims() -> None:

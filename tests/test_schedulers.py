@@ -80,7 +80,6 @@ def test_plateau_drops_after_more_than_patience_bad_values_down_to_min_lr() -> N
         epochs=9,
         total_steps=9,
         monitor="val/acc",
-        mode="max",
         factor=0.1,
         patience=2,
         threshold=1e-3,

@@ -16,6 +16,7 @@ from cifar_pl.callbacks.epoch_log import EpochLog
 from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
 
+TEST_SELECTED = "protocol=published: validation is the test set, and the result is test-selected"
 EXAMPLES, DRAWS = 8, 8  # of the augmentation grid
 LAYOUT = {"train and validation": {n: ["Multiline", [f"train/{n}", f"val/{n}"]] for n in ("loss", "acc")}}
 
@@ -40,6 +41,8 @@ class Dashboard(Callback):
             logger.log_hyperparams(self._known(pl_module))
         for logger in _boards(trainer):
             logger.experiment.add_custom_scalars(LAYOUT)
+            if data.test_selected:
+                logger.experiment.add_text("protocol", TEST_SELECTED)
             if (finder := self._run_dir / rundir.LR_FIGURE).exists():
                 logger.experiment.add_image("lr_finder", imread(finder)[..., :3], dataformats="HWC")
 
@@ -83,7 +86,7 @@ class Dashboard(Callback):
 def publish(trainer: Trainer, run_dir: Path, name: str, figure: Figure) -> None:
     """Save a figure as `figures/<name>.png` and show it in TensorBoard."""
     if _data(trainer).test_selected:
-        figures.warn(figure, "protocol=published: validation is the test set, and the result is test-selected")
+        figures.warn(figure, TEST_SELECTED)
     rundir.write(run_dir / "figures" / f"{name}.png", figures.png(figure))
     for logger in _boards(trainer):
         logger.experiment.add_figure(name, figure, trainer.current_epoch, close=False)

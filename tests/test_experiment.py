@@ -193,8 +193,12 @@ def test_more_epochs_continue_a_constant_run_as_a_longer_one(config: Callable[..
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     experiment.run(config(*overrides, run_dir=whole))
     experiment.run(config(*overrides, "trainer.max_epochs=2", run_dir=parts))
+    begun = {"commit": "abc", "dirty": False}
+    rundir.write_json(parts / "status.json", {"status": "finished", "git": begun})
     experiment.run(config(*overrides, f"resume={parts}", run_dir=parts))
     assert same_weights(checkpoint(whole), checkpoint(parts))
+    git = json.loads((parts / "summary.json").read_text())["git"]
+    assert (git["begun"], git["dirty"]) == (begun, True)  # of two codes, so it is no result of either
 
 
 def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_explained(

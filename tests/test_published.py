@@ -25,6 +25,7 @@ from cifar_pl.errors import UserError
 from cifar_pl.lr_finder import Curve
 from cifar_pl.network import BatchNormDropout, Normalize
 from cifar_pl.sources import Images, Source
+from cifar_pl.sources.digits import digits
 from tests.conftest import TINY
 
 RECIPES = ("genigarus", "sumankanukollu", "rishabh_bhardwaj", "deepakgowtham", "sid_surange")
@@ -324,6 +325,45 @@ def test_only_the_published_protocol_looks_at_the_test_set_before_the_end(
     assert (one == other) == (protocol == "honest")
     if protocol == "honest":
         assert all(torch.equal(weights[k], others[k]) for k in weights)
+
+
+class Sealed(np.ndarray[Any, np.dtype[np.uint8]]):
+    """Test images that may not be looked at yet."""
+
+    opened = False
+
+    def __getitem__(self, key: Any) -> Any:
+        assert Sealed.opened, "somebody looked at a test image"
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("protocol", ["honest", "published"])
+def test_a_whole_honest_run_opens_the_test_images_after_training(
+    config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    whole, test = digits(8), Trainer.test
+
+    def opened(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        Sealed.opened = True
+        return test(self, *args, **kwargs)
+
+    sealed = Source(whole.train, Images(whole.test.pixels.view(Sealed), whole.test.labels), whole.classes)
+    monkeypatch.setattr("cifar_pl.sources.digits.digits", lambda image_size: sealed)
+    monkeypatch.setattr(Trainer, "test", opened)
+    monkeypatch.setattr(Sealed, "opened", False)
+    short = (
+        "trainer.max_epochs=1",
+        "+trainer.limit_train_batches=2",
+        "lr_finder=range_test",
+        "lr_finder.num_training=50",
+    )
+    cfg = config(*TINY, *short, f"protocol={protocol}")
+    if protocol == "honest":
+        experiment.run(cfg)
+        assert Sealed.opened
+    else:
+        with pytest.raises(AssertionError, match="somebody looked"):
+            experiment.run(cfg)
 
 
 def test_a_test_selected_run_is_marked_everywhere(

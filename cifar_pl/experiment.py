@@ -23,10 +23,11 @@ from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
 from cifar_pl.errors import require
 from cifar_pl.network import whiten
+from cifar_pl.schedulers import FOLLOWED
 
 log = logging.getLogger(__name__)
 
-MONITORS = {"val/acc": "max", "val/loss": "min"}
+MONITORS = {name: mode for name, mode in FOLLOWED.items() if name.startswith("val/")}
 WHITENING = 500  # images: half a million patches for a covariance of 27 x 27
 USES = {"train": "train on", "val": "validate on", "test": "test on"}
 

@@ -35,7 +35,7 @@ def choose(
     if cfg.resume:
         checkpoint, _ = checkpoints.read(run_dir / rundir.LAST, network)
         lr = checkpoint["hyper_parameters"]["lr"]
-    elif cfg.lr_finder and measure:
+    elif "num_training" in cfg.lr_finder and measure:
         spare = build(cfg.classifier)(
             network=copy.deepcopy(network),
             optimizer=build(OmegaConf.create({**cfg.optimizer, **cfg.lr_finder.optimizer}), "lr_finder.optimizer"),
@@ -44,7 +44,7 @@ def choose(
             lr=lr,
         )
         find(cfg.lr_finder, spare, data, trainer, run_dir)
-    if cfg.lr_finder:  # measured just now, by the first process, or before the run was interrupted
+    if "num_training" in cfg.lr_finder:  # measured just now, by the first process, or before the run was interrupted
         require((run_dir / rundir.FINDER).exists(), f"{run_dir / rundir.FINDER} is missing: the rate is not known.")
         found = rundir.read_json(run_dir / rundir.FINDER)
         lr, source = found["lr"], found["source"]

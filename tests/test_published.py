@@ -287,6 +287,15 @@ def test_the_range_test_of_each_reports_and_leaves_the_published_rate(
     assert said.startswith("from the config; range test")
 
 
+def test_the_range_test_of_an_experiment_can_be_left_out(config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    cfg = config("experiment=genigarus", "lr_finder=none")
+    data, classifier, _, _ = made(cfg)
+    assert rate.choose(cfg, classifier.network, data, {}, tmp_path, measure=True) == (
+        cfg.optimizer.lr,
+        "from the config",
+    )
+
+
 def test_the_honest_protocol_holds_images_out_of_the_same_recipe(config: Callable[..., DictConfig]) -> None:
     cfg = config("experiment=genigarus", "protocol=honest", "data.val_size=20")
     data = made(cfg)[0]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,8 @@ def test_a_signal_interrupts_and_resume_latest_goes_on(
     train: Train, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     command = [sys.executable, str(ROOT / "train.py"), *RUN]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("epoch 2/"):

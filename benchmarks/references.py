@@ -277,8 +277,8 @@ def tables() -> str:
     return "\n\n".join(
         (
             curves(record),
-            f"Ours: the mean over the seeds that got so far. Bold: more than {100 * ALIKE:.0f} points below the published "
-            "figure. At the end of our runs:",
+            "Ours: the mean over the seeds that got so far. "
+            f"Bold: more than {100 * ALIKE:.0f} points below the published figure. At the end of our runs:",
             protocols(record),
             "The learning-rate range test with each project's own settings:",
             rates(record),

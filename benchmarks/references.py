@@ -96,7 +96,7 @@ def of_run(run: Path) -> dict[str, Any]:
     config, overrides = OmegaConf.load(run / CONFIG), list(OmegaConf.load(run / OVERRIDES))
     name = next(o.partition("=")[2] for o in overrides if o.startswith("experiment="))
     with (run / METRICS).open() as file:
-        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        rows = [{column: float(value) for column, value in row.items() if value} for row in csv.DictReader(file)]
     return {
         "experiment": name,
         "protocol": config.protocol,
@@ -165,8 +165,9 @@ def curves(record: Mapping[str, Any]) -> str:
         cells = []
         for epoch in shown:
             their = f"{100 * theirs[epoch]['test']:.1f}" if epoch in theirs else "-"
-            our = f"{100 * statistics.fmean(ours[epoch]):.1f}" if epoch in ours else "-"
-            late = epoch in theirs and epoch in ours and theirs[epoch]["test"] - statistics.fmean(ours[epoch]) > ALIKE
+            mean = statistics.fmean(ours[epoch]) if epoch in ours else None
+            our = "-" if mean is None else f"{100 * mean:.1f}"
+            late = epoch in theirs and mean is not None and theirs[epoch]["test"] - mean > ALIKE
             cells.append(f"{their} / {f'**{our}**' if late else our}")
         rows.append((f"`{name}`", *cells))
     return table((f"published / ours, %; both {RED}", *(f"epoch {epoch}" for epoch in shown)), rows)
@@ -249,6 +250,7 @@ def picture(record: Mapping[str, Any]) -> Figure:
     """Published curves and ours over the epochs, on a log scale, one panel per project."""
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     panels = figure.subplots(1, len(PUBLISHED), sharey=True)
+    points = [(r["epochs"], 100 * r["test_acc"]["mean"]) for r in own_records()]
     for ax, (name, project) in zip(panels, PUBLISHED.items(), strict=True):
         theirs = published_curve(name)
         if theirs:
@@ -259,7 +261,6 @@ def picture(record: Mapping[str, Any]) -> Figure:
             if ours:
                 means = [100 * statistics.fmean(values) for values in ours.values()]
                 ax.plot(list(ours), means, "o-", color=color, markersize=3, label=what)
-        points = [(r["epochs"], 100 * r["test_acc"]["mean"]) for r in own_records()]
         ax.plot(*zip(*points, strict=True), "*", color=MARK, markersize=8, label="our own recipes, test once")
         ax.set(title=name, xscale="log", xlabel="epoch")
         ax.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])

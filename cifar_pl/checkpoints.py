@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all; read as plain values, so that no code in a file ever runs."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,46 @@ class WholeFiles(TorchCheckpointIO):
             raise UserError(f"{path} could not be written: {reason}. What was there before still is.") from error
 
 
-def read(path: Path, network: nn.Module) -> tuple[dict[str, Any], nn.Module]:
-    """A checkpoint and a copy of `network` with its weights, on the CPU; `network` stays as it is.
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's plain values, on the CPU.
 
     Raises:
-        UserError: the file is damaged, holds more than plain values, or is of another network.
+        UserError: the file is damaged, or holds more than plain values.
     """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state = checkpoint["state_dict"]
-        loaded = copy.deepcopy(network)
-        loaded.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
+        if "state_dict" not in checkpoint:
+            raise ValueError("It holds no state_dict.")
     except Exception as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines()[:3])
-        raise UserError(f"{path} cannot be used: {reason} It is damaged, or of another network.") from error
-    return checkpoint, loaded
+        raise _unusable(path, error) from error
+    return checkpoint
+
+
+def into(network: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> nn.Module:
+    """A copy of `network` with the weights of a checkpoint, which came from `path`; `network` stays as it is.
+
+    Raises:
+        UserError: it is of another network.
+    """
+    state = checkpoint["state_dict"]
+    loaded = copy.deepcopy(network)
+    try:
+        loaded.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
+    except RuntimeError as error:
+        raise _unusable(path, error) from error
+    return loaded
+
+
+def read(path: Path, network: nn.Module) -> tuple[dict[str, Any], nn.Module]:
+    """`load`, then `into`.
+
+    Raises:
+        UserError: as they do.
+    """
+    checkpoint = load(path)
+    return checkpoint, into(network, checkpoint, path)
+
+
+def _unusable(path: Path, error: Exception) -> UserError:
+    reason = " ".join(line.strip() for line in str(error).splitlines()[:3])
+    return UserError(f"{path} cannot be used: {reason} It is damaged, or of another network.")

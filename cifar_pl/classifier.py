@@ -1,12 +1,11 @@
 """The LightningModule: loss, metrics, optimizer and schedule around any network."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import nn
@@ -17,32 +16,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from cifar_pl.batches import Batch
 from cifar_pl.errors import UserError, require
+from cifar_pl.predictions import Predictions
 
 Schedule = Callable[..., LRSchedulerConfigType | None]
-
-
-class Predictions(NamedTuple):
-    """What the network said of a whole split, on the CPU.
-
-    Attributes:
-        logits: float32 (N, classes).
-        label: int64 (N,), the given classes.
-        index: int64 (N,), as in `batches.Batch`.
-    """
-
-    logits: torch.Tensor
-    label: torch.Tensor
-    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
-
-    def accuracy(self) -> float:
-        """The share of right predictions, in [0, 1]."""
-        return float((self.logits.argmax(1) == self.label).float().mean())
-
-    def confusion(self, classes: int) -> NDArray[np.int64]:
-        """How often each true class (row) was predicted as each class (column): int64 (classes, classes)."""
-        counts = np.zeros((classes, classes), np.int64)
-        np.add.at(counts, (self.label.numpy(), self.logits.argmax(1).numpy()), 1)
-        return counts
 
 
 class Classifier(LightningModule):

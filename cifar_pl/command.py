@@ -25,7 +25,7 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def run(main: Callable[[], object]) -> int:
-    """Run a `hydra.main` function; the exit status: 0, 1 for an error, 130 or 143 after a signal.
+    """Run a `hydra.main` function, or a script's; the exit status: 0, 1 for an error, 130 or 143 after a signal.
 
     `HYDRA_FULL_ERROR=1` shows every error with its traceback instead.
     """
@@ -55,6 +55,13 @@ def run(main: Callable[[], object]) -> int:
         if wanted is not None:
             os.environ[FULL_ERROR] = wanted
     return 0
+
+
+def script(main: Callable[[], object]) -> int:
+    """`run` for a command without Hydra: what it logs goes to stderr, so that stdout holds results alone."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _one_log()
+    return run(main)
 
 
 def job(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | None:

@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from cifar_pl import checkpoints, hardware, rate, report, resume, rundir
+from cifar_pl import calibration, checkpoints, hardware, page, predictions, rate, report, resume, rundir
 from cifar_pl.build import build, complete
-from cifar_pl.callbacks import EpochLog, Progress
+from cifar_pl.callbacks import EpochLog, Misclassified, Progress
 from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
 from cifar_pl.errors import require
@@ -46,7 +46,8 @@ def run(cfg: DictConfig) -> float | None:
         resume.check(cfg, run_dir)  # before a file is touched
     matplotlib.use("Agg")
     hardware.keep_memory()
-    origin = report.provenance()  # now: the code may have changed when the run ends
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+    origin = {**report.provenance(), "overrides": overrides}  # now: the code may have changed when the run ends
     if cfg.resume and (before := rundir.read_json(run_dir / rundir.STATUS).get("git")) != origin["git"]:
         log.warning("!! The run was begun by other code (%s) than goes on with it (%s).", before, origin["git"])
         origin["git"] = {**(origin["git"] or {"commit": None}), "dirty": True, "begun": before}
@@ -62,8 +63,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     _check(cfg)
     if _first_process():
         rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-        overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
-        rundir.write(run_dir / resume.OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(overrides)))
+        rundir.write(run_dir / resume.OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
     data: DataModule = build(cfg.datamodule)
     seed_everything(cfg.seed, workers=True, verbose=False)
     classes = data.load().classes
@@ -108,17 +108,20 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     tested = best.best_model_path if best else None
     trainer.test(classifier, datamodule=data, ckpt_path=tested, verbose=False, weights_only=True)
     if _first_process():
-        predictions = classifier.predictions["test"]
+        # The test images are no validation, not even where they stand in for it.
+        said = {s: p for s, p in classifier.predictions.items() if s == "test" or not data.test_selected}
+        scores = predictions.scores(said["test"].confusion(len(classes)), classes)
         summary = {
             "status": "finished",
             "test": {
                 "loss": float(trainer.callback_metrics["test/loss"]),
                 "acc": float(trainer.callback_metrics["test/acc"]),
                 **({"acc_tta": float(trainer.callback_metrics["test/acc_tta"])} if cfg.tta == "flip" else {}),
-                "acc_per_class": report.per_class_accuracy(predictions.confusion(len(classes)), classes),
+                "acc_per_class": {score.name: score.recall for score in scores},
             },
             **report.training(rows, cfg.monitor, cfg.mode, cfg.target_acc),
             "lr": {"value": lr, "source": lr_source},
+            "calibration": calibration.summary(said),
             "parameters": sum(p.numel() for p in network.parameters()),
             "protocol": {
                 "images": {split: data.size(split) for split in USES},
@@ -127,11 +130,15 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
                 "test_selected": data.test_selected,
             },
             "seed": cfg.seed,
-            "overrides": list(OmegaConf.load(run_dir / resume.OVERRIDES)),
             **origin,
             "hardware": {**machine, "precision": precision, "accelerator": accelerator},
         }
         rundir.write_json(run_dir / rundir.SUMMARY, summary)
+        gallery = next((c.gallery for c in callbacks if isinstance(c, Misclassified)), None)
+        try:
+            page.write(run_dir, run_dir / rundir.PAGE, said, classes, data.pixels, gallery, data.test_selected)
+        except Exception:
+            log.exception("The page could not be made; everything else is there.")
         log.info("\n%s\n", report.table(summary, run_dir))
     return None if score is None or data.test_selected else float(score)  # no sweep selects on the test set either
 

@@ -4,10 +4,11 @@ Figures are made without pyplot, so none of them stays alive in a global list.
 """
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -20,6 +21,16 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure as an `<svg>` element for a page, in the page's colours; `name` keeps its ids apart from others'."""
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text[text.index("<svg") :])
+    return text.replace("#000000", "currentColor").replace("#ffffff", "var(--paper)")
 
 
 def warn(figure: Figure, text: str) -> None:
@@ -41,7 +52,7 @@ def lr_curve(
     axes.plot(lr, smooth, color=TRAIN, label="smoothed")
     styles = ((0, (1, 1)), (0, (4, 2)), (0, (6, 1, 1, 1)), (0, (1, 4)))
     for (name, value), style in zip(suggestions.items(), styles, strict=False):
-        axes.axvline(value, color="0.4", linestyle=style, label=f"{name} {value:.3g}")
+        axes.axvline(value, color="0.5", linestyle=style, label=f"{name} {value:.3g}")
     axes.axvline(chosen, color=MARK, label=f"used {chosen:.3g}")
     finite = smooth[np.isfinite(smooth)]
     if len(finite):
@@ -52,10 +63,10 @@ def lr_curve(
 
 
 def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss, accuracy and rate over epochs, out of rows as in metrics.csv; missing values leave a gap."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    """Loss and accuracy over epochs, the rate beneath, out of rows as in metrics.csv; missing values leave a gap."""
+    figure = Figure(figsize=(6.5, 7), layout="constrained")
     epochs = [row["epoch"] for row in rows]
-    axes = figure.subplots(1, 3)
+    axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.6))
     for ax, name, unit in ((axes[0], "loss", 1), (axes[1], "acc", 100)):
         for split, color in (("train", TRAIN), ("val", VAL)):
             points = [(row["epoch"], unit * row[f"{split}/{name}"]) for row in rows if f"{split}/{name}" in row]
@@ -63,16 +74,32 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
                 ax.plot(*zip(*points, strict=True), "o-", color=color, markersize=3, label=split)
         ax.legend()
         ax.grid(alpha=0.3)
-    axes[0].set(title="loss", xlabel="epoch")
-    axes[1].set(title="accuracy, %", xlabel="epoch")
+    axes[0].set(ylabel="loss")
+    axes[1].set(ylabel="accuracy, %")
     rates = [row["lr"] for row in rows]
     drops = min(rates) > max(rates) / 3e3  # by factors; a rate that ends at zero has no place on a log scale
-    axes[2].set(yscale="log" if drops else "linear", title="learning rate at the epoch's end", xlabel="epoch")
-    axes[2].plot(epochs, rates, "o-", color="0.3", markersize=3)
+    axes[2].set(yscale="log" if drops else "linear", ylabel="learning rate", xlabel="epoch")
+    axes[2].plot(epochs, rates, "o-", color="black", markersize=3)
     if drops:
         axes[2].set_ylim(min(rates) / 2, 2 * max(rates))
-    for ax in axes:
-        ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[2].xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def reliability(bins: Mapping[str, NDArray[np.float64]], title: str) -> Figure:
+    """Accuracy over confidence, and how many images have it; for each name bins as `calibration.reliability` gives."""
+    figure = Figure(figsize=(6.5, 5.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], ":", color="0.5", label="as it should be")
+    for (name, values), color in zip(bins.items(), (TRAIN, VAL), strict=False):
+        some = values[values[:, 0] > 0]
+        upper.plot(some[:, 1], some[:, 2], "o-", color=color, markersize=4, label=name)
+        edges = np.linspace(0, 1, len(values) + 1)
+        lower.stairs(values[:, 0] / values[:, 0].sum(), edges, color=color)
+    upper.set(ylabel="share that is right", title=title)
+    upper.legend()
+    upper.grid(alpha=0.3)
+    lower.set(xlabel="confidence: the probability of the predicted class", ylabel="share of images", xlim=(0, 1))
     return figure
 
 
@@ -113,12 +140,12 @@ def gallery(
     captions: Sequence[tuple[str, str, str]],
     title: str,
 ) -> Figure:
-    """Misclassified images, each with the heat maps for the predicted and for the true class.
+    """Images, each with the heat maps for the predicted and for another class.
 
     Args:
         images: uint8 (N, H, W, 3).
-        maps: For each layer the maps for the predicted and the true class, float32 (N, H, W) in [0, 1].
-        captions: For each image the texts over the image, the predicted and the true class's map.
+        maps: For each layer the maps for the predicted and the other class, float32 (N, H, W) in [0, 1].
+        captions: For each image the texts over the image, the predicted and the other class's map.
         title: Over it all.
     """
     width = 1 + 2 * len(maps)
@@ -132,19 +159,20 @@ def gallery(
     for n, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, first = n // across, n % across * width
         _show(axes[row, first], image, caption[0])
-        for layer, (predicted, true) in enumerate(maps.values()):
-            _show(axes[row, first + 1 + 2 * layer], _overlay(image, predicted[n]), caption[1], MARK)
-            _show(axes[row, first + 2 + 2 * layer], _overlay(image, true[n]), caption[2], "#207030")
+        for k, (layer, (predicted, other)) in enumerate(maps.items()):
+            where = f"\n{layer}" if len(maps) > 1 else ""
+            _show(axes[row, first + 1 + 2 * k], overlay(image, predicted[n]), caption[1] + where, MARK)
+            _show(axes[row, first + 2 + 2 * k], overlay(image, other[n]), caption[2] + where, "#207030")
     return figure
 
 
-def _overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     """A heat map (H, W) in [0, 1] over an image in grey: uint8 (H, W, 3)."""
     grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2) / 255
     color = colormaps["inferno"](heat)[..., :3]
     mixed = grey * (1 - 0.6 * heat[..., None]) + 0.6 * heat[..., None] * color
-    overlay: NDArray[np.uint8] = np.rint(255 * np.clip(mixed, 0, 1)).astype(np.uint8)
-    return overlay
+    shown: NDArray[np.uint8] = np.rint(255 * np.clip(mixed, 0, 1)).astype(np.uint8)
+    return shown
 
 
 def _show(ax: Axes, image: NDArray[np.uint8], title: str = "", color: str = "black") -> None:

@@ -12,13 +12,20 @@ from torch import nn
 from cifar_pl.errors import require
 
 BATCH = 64
+# Selvaraju et al. 2017 (arXiv 1610.02391), Chattopadhay et al. 2018 (1710.11063), Draelos and Carin 2020 (2011.08891)
+METHODS = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus", "hirescam": "HiResCAM"}
 LEAST = 4  # pixels; a smaller layer gives no map that a person could read
 
 
 def heat_maps(
-    network: nn.Module, layers: Sequence[str], images: torch.Tensor, classes: torch.Tensor, device: torch.device | str
+    network: nn.Module,
+    layers: Sequence[str],
+    images: torch.Tensor,
+    classes: torch.Tensor,
+    device: torch.device | str,
+    method: str = "gradcam",
 ) -> NDArray[np.float32]:
-    """Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) of one class per image, through pytorch-grad-cam.
+    """Grad-CAM, or a method after it, of one class per image, through pytorch-grad-cam.
 
     The network stays as it is (weights, mode, gradients, buffers), and so does the random state. It
     works under autocast, in inference mode, and for frozen or compiled networks: a float32 copy is used.
@@ -29,16 +36,18 @@ def heat_maps(
         images: uint8 (N, 3, H, W).
         classes: int64 (N,), the class that each image's maps explain.
         device: Where the copy runs.
+        method: `gradcam`, `gradcam++` or `hirescam`.
 
     Returns:
         float32 (len(layers), N, H, W) in [0, 1]; each map is scaled to its own minimum and maximum.
 
     Raises:
-        UserError: there is no such layer, or its feature maps are smaller than 4x4.
+        UserError: there is no such method or layer, or its feature maps are smaller than 4x4.
     """
-    from pytorch_grad_cam import GradCAM  # 2 s of scikit-learn, scipy and matplotlib
+    import pytorch_grad_cam  # 2 s of scikit-learn, scipy and matplotlib
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+    require(method in METHODS, f"method={method}: one of {', '.join(METHODS)}.")
     known = [name for name, _ in network.named_modules() if name]
     for name in layers:
         top = ", ".join(n for n in known if "." not in n)
@@ -53,7 +62,7 @@ def heat_maps(
     ):
         spy = copy.deepcopy(network).float().to(device).eval().requires_grad_(True)
         for row, name in enumerate(layers):
-            with GradCAM(spy, [spy.get_submodule(name)]) as cam:
+            with getattr(pytorch_grad_cam, METHODS[method])(spy, [spy.get_submodule(name)]) as cam:
                 for start in range(0, len(images), BATCH):
                     part = slice(start, start + BATCH)
                     targets = [ClassifierOutputTarget(c) for c in classes[part].tolist()]

@@ -1,5 +1,6 @@
 """A run in numbers: summary.json, and the short table at the end."""
 
+import csv
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from cifar_pl import rundir
 
 PACKAGES = (
     "torch",
@@ -21,15 +23,9 @@ PACKAGES = (
 )
 
 
-def per_class_accuracy(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float | None]:
-    """Of each class's images the share that is right, in [0, 1]; None for a class without images."""
-    return {
-        name: float(row[n] / row.sum()) if row.sum() else None
-        for n, (name, row) in enumerate(zip(classes, counts, strict=True))
-    }
-
-
-def training(rows: Sequence[Mapping[str, float]], monitor: str, mode: str, target_acc: float) -> dict[str, Any]:
+def training(
+    rows: Sequence[Mapping[str, float]], monitor: str = "val/acc", mode: str = "max", target_acc: float = 1.0
+) -> dict[str, Any]:
     """The part of the summary that the rows of metrics.csv hold; empty where none were kept."""
     if not rows:
         return {"val": None}
@@ -47,6 +43,14 @@ def training(rows: Sequence[Mapping[str, float]], monitor: str, mode: str, targe
         "seconds": sum(row["seconds"] for row in rows),
         "images_per_second": float(np.median([row["images_per_second"] for row in rows])),
     }
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.csv, without what is empty; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def provenance() -> dict[str, Any]:
@@ -70,7 +74,7 @@ def table(summary: Mapping[str, Any], run_dir: Path) -> str:
     if "seconds" in summary:
         lines["seconds"] = f"{summary['seconds']:.0f} of training and validation"
         lines["images/s"] = f"{summary['images_per_second']:.0f} in training"
-    lines["look at"] = str(run_dir / "figures")
+    lines["look at"] = str(run_dir / rundir.PAGE)
     lines["or start"] = f"tensorboard --logdir {run_dir}"
     width = max(map(len, lines))
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in lines.items())

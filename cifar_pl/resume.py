@@ -42,7 +42,7 @@ def arguments(argv: list[str]) -> list[str]:
         "lr_finder= and resume= exclude each other: the rate of the run is already chosen "
         "and is read from its checkpoint. Leave out lr_finder=.",
     )
-    directory = find(asked[-1])
+    directory = rundir.find(asked[-1].strip("'\""))
     flags = [a for a in argv if a.startswith("-")]
     old: Any = OmegaConf.load(directory / OVERRIDES) if (directory / OVERRIDES).is_file() else []
     new = [a for a in argv if not a.startswith(("-", "resume=", "hydra."))]
@@ -54,22 +54,6 @@ def arguments(argv: list[str]) -> list[str]:
         f"hydra.run.dir={_quoted(directory)}",
         NO_SUBDIR,
     ]
-
-
-def find(name: str) -> Path:
-    """The run directory that `resume=name` means; `latest` is the one whose status changed last."""
-    if name == "latest":
-        found = [*Path("outputs").glob(f"*/*/{rundir.STATUS}"), *Path("multirun").glob(f"*/*/*/{rundir.STATUS}")]
-        require(found, "resume=latest: there is no run below outputs/ or multirun/ here.")
-        return max(found, key=lambda path: path.stat().st_mtime).parent
-    directory = Path(name.strip("'\""))
-    require(directory.is_dir(), f"resume={name}: there is no such directory.")
-    require(
-        (directory / rundir.CONFIG).is_file() and (directory / rundir.STATUS).is_file(),
-        f"resume={name}: this is not a run directory (it has no {rundir.CONFIG} or no {rundir.STATUS}). "
-        "Give the directory that holds them, or resume=latest.",
-    )
-    return directory
 
 
 def check(cfg: DictConfig, run_dir: Path) -> None:

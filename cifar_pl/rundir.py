@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from cifar_pl.errors import UserError
+from cifar_pl.errors import UserError, require
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ METRICS = "metrics.csv"
 FINDER = "lr_finder.json"
 RANGE_TEST = "lr_finder.csv"
 LR_FIGURE = "figures/lr_finder.png"
+PREDICTIONS = {"test": "predictions.npz", "val": "predictions_val.npz"}
+PAGE = "report.html"
 BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
 
@@ -100,6 +102,26 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
         raise
     finally:
         lock.release()
+
+
+def find(name: str) -> Path:
+    """The run directory called `name`; `latest` is the one below here whose status changed last.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name == "latest":
+        found = [*Path("outputs").glob(f"*/*/{STATUS}"), *Path("multirun").glob(f"*/*/*/{STATUS}")]
+        require(found, "latest: there is no run below outputs/ or multirun/ here.")
+        return max(found, key=lambda path: path.stat().st_mtime).parent
+    directory = Path(name)
+    require(directory.is_dir(), f"{name}: there is no such directory.")
+    require(
+        (directory / CONFIG).is_file() and (directory / STATUS).is_file(),
+        f"{name}: this is not a run directory (it has no {CONFIG} or no {STATUS}). "
+        "Give the directory that holds them, or latest.",
+    )
+    return directory
 
 
 def _finite(value: Any) -> Any:

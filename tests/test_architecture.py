@@ -12,6 +12,9 @@ LEVELS = (
     {"errors"},
     {"rundir", "sources", "hardware"},
     {"sources.download", "augment", "network", "schedulers", "gradcam", "figures", "report", "lr_finder", "resume"},
+    {"predictions"},
+    {"calibration", "gallery"},
+    {"page"},
     {"sources.digits", "sources.cifar10", "sources.image_folder", "batches", "build", "checkpoints", "command"},
     {"datamodule"},
     {"classifier"},
@@ -20,10 +23,11 @@ LEVELS = (
     {"callbacks.misclassified"},
     {"callbacks"},
     {"rate"},
-    {"experiment"},
+    {"saved"},
+    {"experiment", "explain", "predict", "export"},
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-MAY_KNOW_HYDRA = {"experiment", "rate", "build", "command", "resume"}
+MAY_KNOW_HYDRA = {"experiment", "rate", "build", "command", "resume", "saved"}
 
 
 def module_name(path: Path) -> str:

@@ -1,7 +1,4 @@
-import torch
-
-from cifar_pl.classifier import Predictions
-from cifar_pl.report import per_class_accuracy, training
+from cifar_pl.report import training
 
 COLUMNS = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "seconds", "images_per_second")
 ROWS = [
@@ -12,13 +9,6 @@ ROWS = [
         (3, 0.5, 0.9, 0.85, 0.7, 4.0, 110.0),
     ]
 ]
-
-
-def test_confusion_counts_true_classes_in_rows() -> None:
-    logits = torch.eye(4)[[0, 1, 1, 2]]
-    counts = Predictions(logits, torch.tensor([0, 0, 1, 2]), torch.arange(4)).confusion(4)
-    assert counts.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
-    assert per_class_accuracy(counts, "abcd") == {"a": 0.5, "b": 1.0, "c": 1.0, "d": None}
 
 
 def test_the_best_epoch_is_the_monitors() -> None:

@@ -11,18 +11,27 @@ from matplotlib.image import imread
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from cifar_pl import figures, rundir
+from cifar_pl import calibration, figures, rundir
 from cifar_pl.callbacks.epoch_log import EpochLog
 from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
+from cifar_pl.predictions import scores
 
 TEST_SELECTED = "protocol=published: validation is the test set, and the result is test-selected"
 EXAMPLES, DRAWS = 8, 8  # of the augmentation grid
-LAYOUT = {"train and validation": {n: ["Multiline", [f"train/{n}", f"val/{n}"]] for n in ("loss", "acc")}}
+CLASS = "val_acc_of"  # a class's validation accuracy is the scalar `val_acc_of/<class>`
+LAYOUT = {
+    "train and validation": {n: ["Multiline", [f"train/{n}", f"val/{n}"]] for n in ("loss", "acc")},
+    "validation accuracy by class": {"all classes": ["Multiline", [f"{CLASS}/.*"]]},
+}
 
 
 class Dashboard(Callback):
-    """Augmentation grid at the start, curves at the end of fit, confusion matrices and HParams after the test."""
+    """Augmentations at the start; classes and confusion per validation; curves at the end of fit; the test's rest.
+
+    What the tested checkpoint said of test and validation goes into `predictions*.npz`, and as confusion
+    matrices, reliability diagrams and TensorBoard's precision-recall curves into pictures.
+    """
 
     def __init__(self, run_dir: str | Path, hparams: Mapping[str, Any]) -> None:
         """Write into `run_dir`; `hparams` are the columns of TensorBoard's HParams tab."""
@@ -46,6 +55,19 @@ class Dashboard(Callback):
             if (finder := self._run_dir / rundir.LR_FIGURE).exists():
                 logger.experiment.add_image("lr_finder", imread(finder)[..., :3], dataformats="HWC")
 
+    def on_validation_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
+        """Show how each class fares, in the loggers only."""
+        if not trainer.is_global_zero or trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        epoch, classes = trainer.current_epoch + 1, pl_module.hparams["classes"]
+        counts = pl_module.predictions["val"].confusion(len(classes))
+        recalls = {f"{CLASS}/{s.name}": s.recall for s in scores(counts, classes) if s.recall is not None}
+        for logger in trainer.loggers:
+            logger.log_metrics(recalls, step=epoch)
+        for logger in _boards(trainer):
+            figure = figures.confusion_matrix(counts, classes, f"validation, epoch {epoch}")
+            logger.experiment.add_figure("confusion_matrix_by_epoch", figure, epoch, close=False)
+
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         """Draw the curves."""
         if not trainer.is_global_zero:
@@ -58,29 +80,35 @@ class Dashboard(Callback):
         """Save and draw what the tested checkpoint said of test and validation; enter the run into the HParams tab."""
         if not trainer.is_global_zero:
             return
-        predictions = pl_module.predictions["test"]
-        buffer = io.BytesIO()
-        np.savez(buffer, **{name: value.numpy() for name, value in predictions._asdict().items()})
-        rundir.write(self._run_dir / "predictions.npz", buffer.getvalue())
-        for split in pl_module.predictions:
-            self._confusion(trainer, pl_module, split)
-        scores = {"hp/test_acc": float(trainer.callback_metrics["test/acc"])}
+        for split, predictions in pl_module.predictions.items():
+            buffer = io.BytesIO()
+            np.savez(buffer, **{name: value.numpy() for name, value in predictions._asdict().items()})
+            rundir.write(self._run_dir / rundir.PREDICTIONS[split], buffer.getvalue())
+            self._draw(trainer, pl_module, split)
+        results = {"hp/test_acc": float(trainer.callback_metrics["test/acc"])}
         if "val" in pl_module.predictions:
-            scores["hp/val_acc"] = pl_module.predictions["val"].accuracy()
+            results["hp/val_acc"] = pl_module.predictions["val"].accuracy()
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(self._known(pl_module), scores)
+                logger.log_hyperparams(self._known(pl_module), results)
             else:
-                logger.log_metrics(scores)
+                logger.log_metrics(results)
 
     def _known(self, pl_module: Classifier) -> dict[str, Any]:
         return {**self._hparams, "lr": pl_module.hparams["lr"]}
 
-    def _confusion(self, trainer: Trainer, pl_module: Classifier, split: str) -> None:
+    def _draw(self, trainer: Trainer, pl_module: Classifier, split: str) -> None:
         p, classes = pl_module.predictions[split], pl_module.hparams["classes"]
-        title = f"{'validation' if split == 'val' else split}: {p.accuracy():.2%} of {len(p.label)} images right"
+        name = "validation" if split == "val" else split
+        title = f"{name}: {p.accuracy():.2%} of {len(p.label)} images right"
         figure = figures.confusion_matrix(p.confusion(len(classes)), classes, title)
         publish(trainer, self._run_dir, f"confusion_matrix_{split}", figure)
+        bins = calibration.reliability(p)
+        figure = figures.reliability({"as trained": bins}, f"{name}: calibration error {calibration.error(bins):.3f}")
+        publish(trainer, self._run_dir, f"reliability_{split}", figure)
+        for logger in _boards(trainer):
+            for n, (of, probability) in enumerate(zip(classes, p.logits.softmax(1).nan_to_num().T, strict=True)):
+                logger.experiment.add_pr_curve(f"{split}/{of}", p.label == n, probability, trainer.current_epoch)
 
 
 def publish(trainer: Trainer, run_dir: Path, name: str, figure: Figure) -> None:

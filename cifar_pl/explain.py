@@ -1,0 +1,72 @@
+"""`python -m cifar_pl.explain RUN`: the gallery and the page again, of other images, layers and methods."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from cifar_pl import command, figures, gallery, page, rundir, saved
+from cifar_pl.errors import nearest, require
+from cifar_pl.gradcam import METHODS
+from cifar_pl.predictions import ORDERS, select
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Write `gallery.png`, `gallery.csv` and `report.html` for what the command line asks.
+
+    Raises:
+        UserError: something that is asked for does not exist.
+    """
+    ask = _arguments()
+    require(ask.number > 0, f"--number {ask.number}: it must be at least 1.")
+    run = saved.find(ask.run)
+    data = run.data()
+    validated = data.size("val") and not data.test_selected
+    split = (ask.split or "val") if validated else "test"
+    pair = None
+    for name in ask.pair or ():
+        require(name in run.classes, f"--pair {name}: there is no such class.{nearest(name, run.classes)}")
+    if ask.pair:
+        pair = (run.classes.index(ask.pair[0]), run.classes.index(ask.pair[1]))
+        require((pair[0] == pair[1]) == ask.correct, "--pair: two different classes, or twice the same with --correct.")
+    predictions = {split: run.predictions(split, data)}
+    if split == "test" and validated and run.said is not None:
+        predictions["val"] = run.said
+    if split == "val" and (run.directory / rundir.SUMMARY).exists():
+        predictions["test"] = run.predictions("test", data)
+    cases = select(predictions[split], ask.number, not ask.correct, ask.by, ask.seed, pair)
+    what = f"{'correctly classified' if ask.correct else 'misclassified'} {page.SPLITS[split]} images"
+    require(cases, f"There are no {what}{' of this pair' if pair else ''} in epoch {run.epoch} of {run.directory}.")
+    layers = ask.layers or list(run.cfg.callbacks.get("misclassified", {}).get("layers", ["layer3"]))
+    images = data.pixels(split, [case.index for case in cases])
+    order = {"confidence": "most confident", "loss": "highest loss", "random": f"random, seed {ask.seed}"}[ask.by]
+    title = f"{len(cases)} {what}, {order}, epoch {run.epoch}"
+    shown = gallery.explain(run.network, cases, images, run.classes, title, layers, ask.method, run.device)
+
+    parts = [split, "correct" if ask.correct else "wrong", *(ask.pair or ()), ask.by, *layers, ask.method]
+    out = ask.out or run.directory / "explained" / "-".join(parts)
+    rundir.write(out / "gallery.png", figures.png(shown.figure()))
+    rundir.write(out / "gallery.csv", gallery.as_csv(cases, run.classes))
+    page.write(run.directory, out / rundir.PAGE, predictions, run.classes, data.pixels, shown, data.test_selected)
+    log.info("%s: %s", out, title)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m cifar_pl.explain", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="run directory, a checkpoint in it, or latest")
+    parser.add_argument("--split", choices=list(page.SPLITS), help="default: val, or test where nothing was held out")
+    parser.add_argument("--number", type=int, default=25, help="images, at most (default 25)")
+    parser.add_argument("--layers", nargs="+", help="one column each, such as layer2 layer3; default: the run's own")
+    parser.add_argument("--method", choices=list(METHODS), default="gradcam")
+    parser.add_argument("--by", choices=ORDERS, default="confidence", help="which first (default: confidence)")
+    parser.add_argument("--seed", type=int, default=0, help="of --by random")
+    parser.add_argument("--pair", nargs=2, metavar=("TRUE", "PREDICTED"), help="only images of this pair of classes")
+    parser.add_argument("--correct", action="store_true", help="images that were classified correctly")
+    parser.add_argument("--out", type=Path, help="directory; default: RUN/explained/...")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(command.script(main))

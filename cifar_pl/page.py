@@ -1,0 +1,143 @@
+"""`report.html`: a run on one page that needs nothing else, neither network nor other files."""
+
+import base64
+import io
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cifar_pl import calibration, figures, report, rundir
+from cifar_pl.gallery import Gallery, as_csv
+from cifar_pl.predictions import Case, Predictions, confused, interval, scores, suspects
+
+PAIRS = 5  # most confused
+DOUBTS = 12  # suspect labels shown per split; the whole list is in a table beside the page
+LARGEST = 96  # pixels of a picture's side; smaller ones stay as they are
+METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "hirescam": "HiResCAM"}
+SPLITS = {"test": "test", "val": "validation"}
+
+Pixels = Callable[[str, Sequence[int]], NDArray[np.uint8]]
+
+
+def write(
+    run_dir: Path,
+    page: Path,
+    predictions: Mapping[str, Predictions],
+    classes: Sequence[str],
+    pixels: Pixels,
+    gallery: Gallery | None = None,
+    test_selected: bool = False,
+) -> None:
+    """Write the page of a run, finished or not, and beside it `suspect_labels_<split>.csv`.
+
+    Args:
+        run_dir: What is in it is shown: summary or status, config, metrics, range test, augmentations.
+        page: Where the page goes.
+        predictions: Of the validation, the test, or both; where the test images were the validation, `test` alone.
+        classes: Names.
+        pixels: From a split and indices to uint8 (N, H, W, 3), as `DataModule.pixels`.
+        gallery: What to show of it.
+        test_selected: The test images were the validation, and the page says so.
+    """
+    summary = run_dir / rundir.SUMMARY
+    run = rundir.read_json(summary if summary.exists() else run_dir / rundir.STATUS)
+    rows = report.read_metrics(run_dir / rundir.METRICS)
+    run = {**{k: v for k, v in report.training(rows).items() if k in ("epochs", "seconds", "images_per_second")}, **run}
+    doubted = {split: suspects(p) for split, p in predictions.items()}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cifar_pl", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "number": _number, "tile": tile}
+    text = environment.get_template("page.html").render(
+        name=run_dir.resolve().name,
+        run=run,
+        selected=test_selected,
+        splits=SPLITS,
+        classes=classes,
+        command=shlex.join(["python", "train.py", *run.get("overrides", [])]),
+        config=(run_dir / rundir.CONFIG).read_text(),
+        accuracy={
+            s: (p.accuracy(), interval(p.accuracy(), len(p.label)), len(p.label)) for s, p in predictions.items()
+        },
+        per_class={s: _per_class(p, classes) for s, p in predictions.items()},
+        calibration=calibration.summary(dict(predictions)) if "test" in predictions else {},
+        charts=_charts(run_dir, rows, predictions),
+        augmentations=_file(run_dir / "figures/augmentations.png"),
+        gallery=gallery,
+        methods=METHODS,
+        overlay=figures.overlay,
+        doubted={s: (len(found), _doubts(s, found[:DOUBTS], pixels)) for s, found in doubted.items()},
+    )
+    rundir.write(page, text)
+    for split, found in doubted.items():
+        rundir.write(page.with_name(f"suspect_labels_{split}.csv"), as_csv(found, classes))
+
+
+def tile(image: NDArray[np.uint8]) -> str:
+    """An image, uint8 (H, W, 3), as a data URL."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((LARGEST, LARGEST))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return _url(buffer.getvalue())
+
+
+def _charts(
+    run_dir: Path, rows: Sequence[Mapping[str, float]], predictions: Mapping[str, Predictions]
+) -> dict[str, str]:
+    """Curves, range test and reliability, as far as the run has them, as SVG."""
+    charts = {}
+    if rows:
+        charts["curves"] = figures.curves(rows)
+    if (run_dir / rundir.RANGE_TEST).exists():
+        found = rundir.read_json(run_dir / rundir.FINDER)
+        lr, loss, smooth = np.loadtxt(run_dir / rundir.RANGE_TEST, delimiter=",", skiprows=1, ndmin=2).T
+        charts["finder"] = figures.lr_curve(lr, loss, smooth, found["suggestions"], found["lr"])
+    if "test" in predictions:
+        bins = {"as trained": calibration.reliability(predictions["test"])}
+        if "val" in predictions:
+            t = calibration.temperature(predictions["val"])
+            bins[f"at temperature {t:.2f}"] = calibration.reliability(predictions["test"], t)
+        charts["reliability"] = figures.reliability(bins, "test images")
+    return {name: figures.svg(figure, name) for name, figure in charts.items()}
+
+
+def _accuracy(predictions: Predictions) -> tuple[float, tuple[float, float], int]:
+    share, n = predictions.accuracy(), len(predictions.label)
+    return share, interval(share, n), n
+
+
+def _per_class(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+    counts = predictions.confusion(len(classes))
+    return {
+        "scores": scores(counts, classes),
+        "counts": counts.tolist(),
+        "shares": (counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist(),
+        "confused": confused(counts, PAIRS),
+    }
+
+
+def _doubts(split: str, found: Sequence[Case], pixels: Pixels) -> list[tuple[Case, NDArray[np.uint8]]]:
+    return list(zip(found, pixels(split, [case.index for case in found]), strict=True)) if found else []
+
+
+def _file(path: Path) -> str | None:
+    return _url(path.read_bytes()) if path.exists() else None
+
+
+def _url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "n/a" if share is None or share != share else f"{share:.{digits}%}"
+
+
+def _number(value: float | None, format_: str = ".3g") -> str:
+    return "n/a" if value is None or value != value else f"{value:{format_}}"

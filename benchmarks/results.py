@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import predict as predict_benchmark
 from benchmarks import references
+from benchmarks import suspects as suspects_benchmark
 from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, foot, machine, save, table
 from cifar_pl.rundir import read_json
 
@@ -149,12 +151,33 @@ def gradcam() -> str:
     )
 
 
+def predict() -> str:
+    """Time and memory of predicting a folder."""
+    r = read_json(RESULTS / "predict.json")
+    return (
+        table(predict_benchmark.HEADER, [predict_benchmark.row(r)]) + f"\n\nMedians of {r['rounds']} turns. {foot(r)}"
+    )
+
+
+def suspects() -> str:
+    """Known wrong labels among the suspects."""
+    r = read_json(RESULTS / "suspects.json")
+    return (
+        table(("suspects, least likely label first", "known wrong labels among them"), suspects_benchmark.rows(r))
+        + f"\n\nOf {r['known']} known among {r['images']:,} images ({r['data']}). The network: "
+        f"`python train.py {' '.join(r['run']['overrides'])}`, test accuracy {r['run']['test_acc']:.2%}, commit "
+        f"{r['run']['git']['commit'][:7]}, one run. {foot(r)}"
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "throughput": throughput,
     "pipeline": pipeline,
     "gradcam": gradcam,
     "references": references.tables,
+    "predict": predict,
+    "suspects": suspects,
 }
 
 

@@ -25,7 +25,11 @@ RESULTS = Path(__file__).parent / "results"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 Scheme = Literal["light", "dark"]
-VIEWS: tuple[tuple[str, int, int, Scheme], ...] = (("desk", 1100, 900, "light"), ("phone", 390, 844, "dark"))
+VIEWS: tuple[tuple[str, int, int, Scheme, str], ...] = (  # name, width, height, section at the top
+    ("desk", 1100, 900, "light", ""),
+    ("phone", 390, 844, "dark", "gallery"),
+    ("labels", 1100, 560, "light", "labels"),
+)
 COLORS = 128  # of a screenshot as a palette PNG
 
 
@@ -82,16 +86,16 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="the whole pages, and every tab of TensorBoard")
     ask = parser.parse_args()
     with browser() as chromium:
-        for name, width, height, scheme in VIEWS:
+        for name, width, height, scheme, section in VIEWS:
             page = chromium.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             page.goto((ask.run / "report.html").resolve().as_uri())
-            if not ask.whole and name == "phone":
-                page.locator("#gallery").scroll_into_view_if_needed()
-                page.evaluate("document.getElementById('gallery').scrollIntoView()")
+            page.evaluate("id => document.getElementById(id)?.scrollIntoView()", section)
             save(page, ask.out / f"page_{name}.png", ask.whole)
         with tensorboard(ask.run) as address:
             tabs = (
-                ["timeseries", "images", "custom_scalars", "pr_curves", "hparams", "text"] if ask.whole else ["images"]
+                ["timeseries", "images", "custom_scalars", "pr_curves", "hparams", "text"]
+                if ask.whole
+                else ["custom_scalars"]
             )
             for tab in tabs:
                 page = chromium.new_page(viewport={"width": 1300, "height": 850})

@@ -119,6 +119,10 @@ class Classifier(LightningModule):
             self.log("test/acc_tta", self.metric("test/acc_tta"), on_epoch=True, logger=False)
         return loss
 
+    def on_train_epoch_start(self) -> None:
+        """Forget an older epoch's validation: a checkpoint carries its own epoch's, or none."""
+        self.predictions.pop("val", None)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Let dropout draw what a resumed run would draw: at the epoch's start, loaders draw in between."""
         words = np.random.SeedSequence((self._seed, self.current_epoch, batch_idx, self.global_rank)).generate_state(1)

@@ -121,6 +121,10 @@ class DataModule(LightningDataModule):
         """The original images that a batch's `index` names: uint8 (N, H, W, 3)."""
         return self._sets[split].images.pixels[index]
 
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """The labels that a batch's `index` names: int64 (N,)."""
+        return self._sets[split].images.labels
+
     def batch(self, split: str, epoch: int, number: int) -> Batch:
         """`number` images, spread evenly over a split, as the given epoch would show them."""
         rows = self._rows[split]

@@ -136,7 +136,8 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         rundir.write_json(run_dir / rundir.SUMMARY, summary)
         gallery = next((c.gallery for c in callbacks if isinstance(c, Misclassified)), None)
         try:
-            page.write(run_dir, run_dir / rundir.PAGE, said, classes, data.pixels, gallery, data.test_selected)
+            pixels, selected = data.pixels, data.test_selected
+            page.write(run_dir, run_dir / rundir.PAGE, summary, said, classes, pixels, gallery, selected)
         except Exception:
             log.exception("The page could not be made; everything else is there.")
         log.info("\n%s\n", report.table(summary, run_dir))

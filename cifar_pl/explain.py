@@ -20,11 +20,18 @@ def main() -> None:
         UserError: something that is asked for does not exist.
     """
     ask = _arguments()
+    if ask.out:
+        rundir.require_empty(ask.out)
     require(ask.number > 0, f"--number {ask.number}: it must be at least 1.")
     run = saved.find(ask.run)
     data = run.data()
     validated = data.size("val") and not data.test_selected
-    split = (ask.split or "val") if validated else "test"
+    split = ask.split or ("val" if validated else "test")
+    require(split == "test" or validated, "--split val: the run held no images out, so there are none.")
+    require(
+        validated or ask.split or run.tested or data.test_selected,
+        "The run held no images out, and its test images were not read for these weights. To do so: --split test.",
+    )
     pair = None
     for name in ask.pair or ():
         require(name in run.classes, f"--pair {name}: there is no such class.{nearest(name, run.classes)}")
@@ -34,22 +41,27 @@ def main() -> None:
     predictions = {split: run.predictions(split, data)}
     if split == "test" and validated and run.said is not None:
         predictions["val"] = run.said
-    if split == "val" and (run.directory / rundir.SUMMARY).exists():
+    if split == "val" and run.tested:
         predictions["test"] = run.predictions("test", data)
     cases = select(predictions[split], ask.number, not ask.correct, ask.by, ask.seed, pair)
     what = f"{'correctly classified' if ask.correct else 'misclassified'} {page.SPLITS[split]} images"
     require(cases, f"There are no {what}{' of this pair' if pair else ''} in epoch {run.epoch} of {run.directory}.")
-    layers = ask.layers or list(run.cfg.callbacks.get("misclassified", {}).get("layers", ["layer3"]))
+    layers = ask.layers or list((run.cfg.callbacks.get("misclassified") or {}).get("layers", ["layer3"]))
     images = data.pixels(split, [case.index for case in cases])
     order = {"confidence": "most confident", "loss": "highest loss", "random": f"random, seed {ask.seed}"}[ask.by]
     title = f"{len(cases)} {what}, {order}, epoch {run.epoch}"
-    shown = gallery.explain(run.network, cases, images, run.classes, title, layers, ask.method, run.device)
+    shown = gallery.explain(run.network, split, cases, images, run.classes, title, layers, ask.method, run.device)
 
-    parts = [split, "correct" if ask.correct else "wrong", *(ask.pair or ()), ask.by, *layers, ask.method]
-    out = ask.out or run.directory / "explained" / "-".join(parts)
-    rundir.write(out / "gallery.png", figures.png(shown.figure()))
+    by = f"random{ask.seed}" if ask.by == "random" else ask.by
+    which = [f"epoch{run.epoch}", split, "correct" if ask.correct else "wrong", *(ask.pair or ()), by, str(ask.number)]
+    out = ask.out or run.directory / "explained" / "-".join([*which, *layers, ask.method])
+    figure = shown.figure()
+    if data.test_selected:
+        figures.warn(figure)
+    rundir.write(out / "gallery.png", figures.png(figure))
     rundir.write(out / "gallery.csv", gallery.as_csv(cases, run.classes))
-    page.write(run.directory, out / rundir.PAGE, predictions, run.classes, data.pixels, shown, data.test_selected)
+    where, selected = out / rundir.PAGE, data.test_selected
+    page.write(run.directory, where, run.facts, predictions, run.classes, data.pixels, shown, selected)
     log.info("%s: %s", out, title)
 
 

@@ -33,9 +33,11 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m cifar_pl.export", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="run directory, a checkpoint in it, or latest")
-    parser.add_argument("--out", type=Path, help="directory; default: RUN/export")
+    parser.add_argument("--out", type=Path, help="a new directory; default: RUN/export-epochN")
     ask = parser.parse_args()
     run = saved.find(ask.run)
+    out = ask.out or run.directory / f"export-epoch{run.epoch}"
+    rundir.require_empty(out)
     data = run.data()
     split = "val" if data.size("val") else "test"
     images = data.batch(split, 0, min(IMAGES, data.size(split))).image.contiguous()
@@ -48,7 +50,6 @@ def main() -> None:
         raise UserError(f'{error}. Install what exporting needs: pip install -e ".[export]"') from error
     difference = max(float(np.abs(p - expected).max()) for p in said)
     require(difference < TOLERANCE, f"The exported network gives other probabilities, by up to {difference:.1e}.")
-    out = ask.out or run.directory / "export"
     rundir.write(out / "model.onnx", onnx)
     rundir.write(out / "model.safetensors", safetensors)
     rundir.write(out / "README.md", _card(run, images.shape[-1]))
@@ -103,29 +104,26 @@ def _run_safetensors(weights: bytes, network: nn.Module, images: torch.Tensor) -
 
 
 def _card(run: saved.Saved, size: int) -> str:
-    summary = run.directory / rundir.SUMMARY
-    known = rundir.read_json(summary) if summary.exists() else {}
-    tested = known.get("test", {}).get("acc")
-    figures = "The run was not finished, and its test set was not read."
-    if tested is not None:
-        protocol = known["protocol"]
+    known, figures = run.facts, "These weights were not tested."
+    if run.tested:
         chosen = " **Test-selected**: the test images chose the checkpoint."
-        selected = chosen if protocol.get("test_selected") else ""
         figures = (
-            f"Test accuracy {tested:.2%} on {protocol['images']['test']} images, one run, seed {known['seed']}, in "
-            f"{known['hardware']['precision']}.{selected} These files compute in float32."
+            f"Test accuracy {known['test']['acc']:.2%} on {known['protocol']['images']['test']} images, one run, seed "
+            f"{known['seed']}, in {known['hardware']['precision']}; these files compute in float32."
+            f"{chosen if known['protocol'].get('test_selected') else ''}"
         )
     target = run.cfg.model["_target_"].rpartition(".")[2]
     source = run.cfg.data.source["_target_"].rpartition(".")[2]
-    git = known.get("git") or {}
+    git = known.get("git") or {"commit": "unknown", "dirty": False}
+    commit = git["commit"] + (" with uncommitted changes" if git["dirty"] else "")
+    options = " ".join(known.get("overrides", ["unknown"])) or "the defaults"
     return f"""# {target}, {len(run.classes)} classes
 
 {figures}
 
 * Input `image`: uint8, (batch, 3, {size}, {size}), RGB, 0 to 255. The normalisation is inside.
 * Output `probability`: float32, (batch, {len(run.classes)}), in this order: {", ".join(run.classes)}.
-* Trained on: {source}, weights of epoch {run.epoch}. Commit {git.get("commit", "unknown")}, options: \
-{" ".join(known.get("overrides", [])) or "the defaults"}.
+* Trained on: {source}, weights of epoch {run.epoch}. Commit {commit}, options: {options}.
 * It knows these classes only: it names one of them for every picture, and was never shown that there are others.
   Larger pictures are to be cropped to a square and shrunk by area first.
 

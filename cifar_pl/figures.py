@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+TEST_SELECTED = "protocol=published: validation is the test set, and the result is test-selected"
 TRAIN, VAL, MARK = "#1f77b4", "#d95f02", "#c02020"
 
 
@@ -33,7 +34,7 @@ def svg(figure: Figure, name: str) -> str:
     return text.replace("#000000", "currentColor").replace("#ffffff", "var(--paper)")
 
 
-def warn(figure: Figure, text: str) -> None:
+def warn(figure: Figure, text: str = TEST_SELECTED) -> None:
     """A line in red at the foot of a figure."""
     figure.supxlabel(text, color=MARK, fontsize=9)
 
@@ -128,8 +129,8 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: s
             color = "white" if share[true, predicted] > 0.5 else "black" if count else "0.7"
             axes.text(predicted, true, str(count), ha="center", va="center", fontsize=9, color=color)
     step = -(-n // 60)  # where there are too many names, some of them
-    axes.set_xticks(range(0, n, step), classes[::step], rotation=45, ha="right")
-    axes.set_yticks(range(0, n, step), classes[::step])
+    axes.set_xticks(range(0, n, step), classes[::step], rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(0, n, step), classes[::step], parse_math=False)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     return figure
 
@@ -177,5 +178,5 @@ def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.u
 
 def _show(ax: Axes, image: NDArray[np.uint8], title: str = "", color: str = "black") -> None:
     ax.imshow(image, interpolation="nearest")
-    ax.set_title(title, fontsize=8, color=color)
+    ax.set_title(title, fontsize=8, color=color, parse_math=False)
     ax.axis("off")

@@ -22,6 +22,7 @@ class Gallery(NamedTuple):
     """Some images of one split, explained.
 
     Attributes:
+        split: `val` or `test`.
         title: What they are.
         classes: Names of the classes.
         cases: N of them.
@@ -32,6 +33,7 @@ class Gallery(NamedTuple):
         other: The same for each case's other class.
     """
 
+    split: str
     title: str
     classes: Sequence[str]
     cases: Sequence[Case]
@@ -49,6 +51,7 @@ class Gallery(NamedTuple):
 
 def explain(
     network: nn.Module,
+    split: str,
     cases: Sequence[Case],
     images: NDArray[np.uint8],
     classes: Sequence[str],
@@ -67,7 +70,7 @@ def explain(
         heat_maps(network, layers, pixels, torch.tensor(of), device, method)
         for of in ([case.predicted for case in cases], [case.other for case in cases])
     )
-    return Gallery(title, classes, cases, images, method, layers, predicted, other)
+    return Gallery(split, title, classes, cases, images, method, layers, predicted, other)
 
 
 def as_csv(cases: Sequence[Case], classes: Sequence[str]) -> str:

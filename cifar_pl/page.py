@@ -19,6 +19,8 @@ from cifar_pl.predictions import Case, Predictions, confused, interval, scores, 
 PAIRS = 5  # most confused
 DOUBTS = 12  # suspect labels shown per split; the whole list is in a table beside the page
 LARGEST = 96  # pixels of a picture's side; smaller ones stay as they are
+GRID = 400_000  # bytes
+PARTS = {"test": "test", "val": "training"}  # of the source, whose rows the indices are
 METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "hirescam": "HiResCAM"}
 SPLITS = {"test": "test", "val": "validation"}
 
@@ -28,6 +30,7 @@ Pixels = Callable[[str, Sequence[int]], NDArray[np.uint8]]
 def write(
     run_dir: Path,
     page: Path,
+    facts: Mapping[str, Any],
     predictions: Mapping[str, Predictions],
     classes: Sequence[str],
     pixels: Pixels,
@@ -37,18 +40,18 @@ def write(
     """Write the page of a run, finished or not, and beside it `suspect_labels_<split>.csv`.
 
     Args:
-        run_dir: What is in it is shown: summary or status, config, metrics, range test, augmentations.
+        run_dir: What is in it is shown: config, metrics, range test, augmentations.
         page: Where the page goes.
+        facts: The run's summary, or its status where it is not finished.
         predictions: Of the validation, the test, or both; where the test images were the validation, `test` alone.
         classes: Names.
         pixels: From a split and indices to uint8 (N, H, W, 3), as `DataModule.pixels`.
         gallery: What to show of it.
         test_selected: The test images were the validation, and the page says so.
     """
-    summary = run_dir / rundir.SUMMARY
-    run = rundir.read_json(summary if summary.exists() else run_dir / rundir.STATUS)
     rows = report.read_metrics(run_dir / rundir.METRICS)
-    run = {**{k: v for k, v in report.training(rows).items() if k in ("epochs", "seconds", "images_per_second")}, **run}
+    known = ("epochs", "seconds", "images_per_second")  # of an unfinished run, too
+    run = {**{key: value for key, value in report.training(rows).items() if key in known}, **facts}
     doubted = {split: suspects(p) for split, p in predictions.items()}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cifar_pl", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -59,16 +62,15 @@ def write(
         run=run,
         selected=test_selected,
         splits=SPLITS,
+        parts=PARTS,
         classes=classes,
         command=shlex.join(["python", "train.py", *run.get("overrides", [])]),
         config=(run_dir / rundir.CONFIG).read_text(),
-        accuracy={
-            s: (p.accuracy(), interval(p.accuracy(), len(p.label)), len(p.label)) for s, p in predictions.items()
-        },
+        accuracy={split: _accuracy(p) for split, p in predictions.items()},
         per_class={s: _per_class(p, classes) for s, p in predictions.items()},
         calibration=calibration.summary(dict(predictions)) if "test" in predictions else {},
         charts=_charts(run_dir, rows, predictions),
-        augmentations=_file(run_dir / "figures/augmentations.png"),
+        augmentations=_grid(run_dir / "figures/augmentations.png"),
         gallery=gallery,
         methods=METHODS,
         overlay=figures.overlay,
@@ -80,12 +82,11 @@ def write(
 
 
 def tile(image: NDArray[np.uint8]) -> str:
-    """An image, uint8 (H, W, 3), as a data URL."""
+    """An image, uint8 (H, W, 3), as a data URL: as it is where it is small, else shrunk and as JPEG."""
     picture = Image.fromarray(image)
+    small = max(picture.size) <= LARGEST
     picture.thumbnail((LARGEST, LARGEST))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return _url(buffer.getvalue())
+    return _url(picture, "PNG" if small else "JPEG")
 
 
 def _charts(
@@ -127,12 +128,18 @@ def _doubts(split: str, found: Sequence[Case], pixels: Pixels) -> list[tuple[Cas
     return list(zip(found, pixels(split, [case.index for case in found]), strict=True)) if found else []
 
 
-def _file(path: Path) -> str | None:
-    return _url(path.read_bytes()) if path.exists() else None
+def _grid(path: Path) -> str | None:
+    """The picture of the augmentations; as JPEG where the images are photographs, whose PNG would be megabytes."""
+    if not path.exists():
+        return None
+    picture = Image.open(path).convert("RGB")
+    return _url(picture, "PNG" if path.stat().st_size < GRID else "JPEG")
 
 
-def _url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def _url(picture: Image.Image, format_: str) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format_, optimize=True, quality=85)
+    return f"data:image/{format_.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cifar_pl import command, figures, hardware, saved
+from cifar_pl import command, figures, hardware, rundir, saved
 from cifar_pl.errors import require
 from cifar_pl.gradcam import heat_maps
 from cifar_pl.predictions import Predictions, interval
@@ -48,9 +48,10 @@ def main() -> None:
     hardware.keep_memory()
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice that size is refused
     run = saved.find(ask.run)
-    require(1 <= ask.top <= len(run.classes), f"--top {ask.top}: from 1 to {len(run.classes)}, the number of classes.")
+    top = min(3, len(run.classes)) if ask.top is None else ask.top
+    require(1 <= top <= len(run.classes), f"--top {top}: from 1 to {len(run.classes)}, the number of classes.")
     if ask.cam is not None:
-        require(not ask.cam.exists() or not any(ask.cam.iterdir()), f"--cam {ask.cam}: not empty. Name a new folder.")
+        rundir.require_empty(ask.cam)
     files = [file for name in ask.images for file in collect(Path(name), run.classes)]
     read: list[File] = []
     said: list[torch.Tensor] = []
@@ -75,7 +76,7 @@ def main() -> None:
             bar.update(len(some))
     require(read, "None of these files is a readable image.")
     logits = torch.cat(said)
-    sys.stdout.write(_table(ask.format, read, _top(logits, ask.top, run.classes)))
+    sys.stdout.write(_table(ask.format, read, _top(logits, top, run.classes)))
     _score(read, logits, run.classes)
     skipped = len(files) - len(read)
     require(not skipped, f"{skipped} of {len(files)} files were skipped; each is named above.")
@@ -112,10 +113,8 @@ def load(path: Path, size: int) -> NDArray[np.uint8] | None:
     try:
         with Image.open(path) as image:
             frames, mode = getattr(image, "n_frames", 1), image.mode
-            if mode == "F":
-                raise ValueError("its pixels are real numbers of unknown range; save it with 8 or 16 bits")
             pixels = fit_square(image, size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises
+    except Exception as error:  # noqa: BLE001  # Pillow's readers of broken files raise what they like
         log.warning("skipped %s: %s", path, str(error).replace(f" {str(path)!r}", "") or type(error).__name__)
         return None
     if frames > 1:
@@ -193,7 +192,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cifar_pl.predict", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="run directory, a checkpoint in it, or latest")
     parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER", help="files, and folders with all that is below")
-    parser.add_argument("--top", type=int, default=3, help="classes per image (default 3)")
+    parser.add_argument("--top", type=int, help="classes per image (default 3)")
     parser.add_argument("--tta", action="store_true", help="mean of each image and its mirror image")
     parser.add_argument("--cam", type=Path, metavar="FOLDER", help="write heat maps of the predicted class there")
     parser.add_argument("--layer", default="layer3", help="of the heat maps (default layer3)")

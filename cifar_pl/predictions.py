@@ -129,9 +129,10 @@ def suspects(predictions: Predictions) -> list[Case]:
     counts = torch.bincount(predictions.label, minlength=p.shape[1])
     usual = torch.where(counts > 0, sums / counts.clamp(min=1), torch.inf)
     believed = torch.where(p >= usual, p, 0).argmax(1)
-    doubted = (believed != predictions.label) & (_of(p, believed) >= usual[believed])
+    given, other = _of(p, predictions.label), _of(p, believed)
+    doubted = (other > given) & (other >= usual[believed])
     rows = doubted.nonzero().flatten()
-    return cases(predictions, rows[_of(p, predictions.label)[rows].argsort(stable=True)].tolist())
+    return cases(predictions, rows[given[rows].argsort(stable=True)].tolist())
 
 
 class Score(NamedTuple):

@@ -124,6 +124,11 @@ def find(name: str) -> Path:
     return directory
 
 
+def require_empty(directory: Path) -> None:
+    """Raises UserError where something is in `directory` that would be overwritten."""
+    require(not directory.exists() or not any(directory.iterdir()), f"{directory} is not empty. Name a new directory.")
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}

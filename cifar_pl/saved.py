@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -19,8 +18,10 @@ from cifar_pl.predictions import Predictions
 
 log = logging.getLogger(__name__)
 
-# What a run's config may name; it is read from a file that somebody else may have written.
-OURS = ("cifar_pl.network.", "cifar_pl.sources.", "cifar_pl.datamodule.")
+# A run's config may come from somebody else: it has these built, with plain arguments, and nothing else.
+NETWORKS = ("cifar_pl.network.resnet18",)
+SOURCES = tuple(f"cifar_pl.sources.{name}.{name}" for name in ("digits", "cifar10", "image_folder"))
+SOURCE_ARGUMENTS = ("_target_", "_partial_", "root", "image_size")  # no mirrors, and no other md5 than our own
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Saved:
         classes: Names.
         epoch: That the weights are of, from 1.
         said: The validation's predictions of that epoch, where there was one.
+        facts: The summary of a finished run, else the status; results only where they are this checkpoint's.
+        tested: Whether it is the checkpoint that the run tested, and kept the predictions of.
         device: cpu, cuda or mps.
         bf16: Whether the network computes in bf16, as the run did.
     """
@@ -46,6 +49,8 @@ class Saved:
     classes: list[str]
     epoch: int
     said: Predictions | None
+    facts: dict[str, Any]
+    tested: bool
     device: torch.device
     bf16: bool
 
@@ -62,22 +67,36 @@ class Saved:
         """The run's images, loaded, without augmentation.
 
         Raises:
-            UserError: they are not where they were.
+            UserError: they are not where they were, or others.
         """
-        node = self.cfg.datamodule.copy()
-        node.augment = {}
-        _check(node)
-        data: DataModule = build(node, "datamodule")
-        data.load()
+        plain: Any = OmegaConf.to_container(self.cfg.datamodule)
+        del plain["augment"]
+        source = {key: value for key, value in plain.pop("source").items() if key in SOURCE_ARGUMENTS}
+        _allow(source, *SOURCES)
+        nested = [key for key, value in source.items() if isinstance(value, (dict, list))]
+        require(not nested, f"The run's {rundir.CONFIG} has more than a plain value for {nested} of its source.")
+        _allow(plain, "cifar_pl.datamodule.DataModule")
+        data: DataModule = build(OmegaConf.create({**plain, "source": source, "augment": {}}), "datamodule")
+        classes = list(data.load().classes)
+        require(classes == self.classes, f"{self.directory}: it was trained on {self.classes}, these are {classes}.")
         return data
 
     def predictions(self, split: str, data: DataModule) -> Predictions:
-        """What this checkpoint says of `val` or `test`: as the run kept it, else computed."""
-        kept = self.directory / rundir.PREDICTIONS["test"]
-        if self.said is not None and (split == "val" or data.test_selected):
-            return self.said
-        if split == "test" and kept.exists() and self.checkpoint == _tested(self.directory):
-            return Predictions.load(kept)
+        """What this checkpoint says of `val` or `test`: as the run kept it, else computed.
+
+        Raises:
+            UserError: the images are not those of the run.
+        """
+        said = None
+        if split == "val" or data.test_selected:
+            said = self.said
+        elif self.tested:
+            said = Predictions.load(self.directory / rundir.PREDICTIONS["test"])
+        if said is not None:
+            labels, index = data.labels(split), said.index.numpy()
+            same = index.max() < len(labels) and (labels[index] == said.label.numpy()).all()
+            require(same, f"{self.directory}: the {split} images are not those that the run saw.")
+            return said
         if split == "test":
             log.warning("!! The test images are read now, for this checkpoint. Choose nothing by what they say.")
         loader: Any = data.test_dataloader() if split == "test" else data.val_dataloader()
@@ -94,14 +113,16 @@ def find(name: str) -> Saved:
         UserError: there is no such run, no checkpoint in it, or one that cannot be used.
     """
     path = Path(name)
-    chosen = path if path.is_file() else None
-    directory = rundir.find(str(path.parent.parent) if chosen else name)
+    chosen = path.resolve() if path.is_file() else None
+    directory = rundir.find(str(chosen.parents[1]) if chosen else name)
     checkpoint = chosen or _tested(directory)
-    require(checkpoint.is_file(), f"{directory}: it has no checkpoint; the run ended before its first epoch did.")
+    require(
+        checkpoint.is_file(), f"{directory}: it has no checkpoint; it kept none, or ended before its first epoch did."
+    )
     try:
         cfg = OmegaConf.load(directory / rundir.CONFIG)
         assert isinstance(cfg, DictConfig)
-        _check(cfg.model)
+        _allow(OmegaConf.to_container(cfg.model), *NETWORKS)
         content = checkpoints.load(checkpoint)
         classes = list(content["hyper_parameters"]["classes"])
         network = complete(build(cfg.model), "model", num_classes=len(classes), mean=[0.0] * 3, std=[1.0] * 3)
@@ -112,6 +133,12 @@ def find(name: str) -> Saved:
     accelerator = hardware.accelerator("auto")
     network = checkpoints.into(network, content, checkpoint).to(memory_format=torch.channels_last)
     said = content.get("predictions", {}).get("val")
+    facts = rundir.read_json(directory / rundir.STATUS)
+    tested = facts["status"] == "finished" and checkpoint == _tested(directory)
+    if facts["status"] == "finished":
+        facts = rundir.read_json(directory / rundir.SUMMARY)
+    if not tested:
+        facts = {key: value for key, value in facts.items() if key not in ("test", "val", "calibration")}
     return Saved(
         directory,
         checkpoint,
@@ -120,30 +147,39 @@ def find(name: str) -> Saved:
         classes,
         content["epoch"] + 1,
         Predictions(**said) if said else None,
+        facts,
+        tested and (directory / rundir.PREDICTIONS["test"]).exists(),
         torch.device(accelerator),
         hardware.precision(cfg.precision, accelerator) == hardware.PRECISIONS["bf16"],
     )
 
 
 def _tested(directory: Path) -> Path:
-    best = directory / rundir.BEST
-    return best if best.exists() else directory / rundir.LAST
+    best = directory.resolve() / rundir.BEST
+    return best if best.exists() else directory.resolve() / rundir.LAST
 
 
-def _check(node: DictConfig) -> None:
-    """Refuse a config that would have anything else than our own code run."""
-    for target in _targets(OmegaConf.to_container(node)):
-        require(
-            target.startswith(OURS) and get_object(target).__module__ == target.rpartition(".")[0],
-            f"The run's {rundir.CONFIG} names {target}; only what {', '.join(OURS)} define is built from it.",
-        )
+def _allow(node: Any, *targets: str) -> None:
+    """Refuse a node of a config, as plain values, that would have anything else built than `targets`.
+
+    Raises:
+        UserError: it names something else.
+    """
+    for key, value in _leaves(node):
+        if key == "_target_":
+            require(
+                value in targets, f"The run's {rundir.CONFIG} names {value}; it may only name {', '.join(targets)}."
+            )
+        # A run writes its config resolved.
+        require("${" not in str(value), f"The run's {rundir.CONFIG} has {value!r}, which is not for a run's config.")
 
 
-def _targets(node: Any) -> Iterator[str]:
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        node = list(node.values())
-    if isinstance(node, list):
         for inner in node:
-            yield from _targets(inner)
+            yield from _leaves(node[inner], str(inner))
+    elif isinstance(node, list):
+        for inner in node:
+            yield from _leaves(inner)
+    else:
+        yield key, node

@@ -4,6 +4,8 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: pytest runs two of us, whose threads would wait for each other
 
+import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -87,6 +89,35 @@ def config(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
 
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
+Ask = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs on tiny digits by `python train.py`, with everything that the defaults have. To read only."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    overrides = [*TINY, "trainer.max_epochs=2", "lr_finder=range_test", f"hydra.run.dir={directory}"]
+    command = [sys.executable, str(ROOT / "train.py"), *overrides]
+    subprocess.run(command, cwd=directory.parent, capture_output=True, check=True, timeout=240)
+    return directory
+
+
+@pytest.fixture
+def own_run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of `finished_run`, to write into and to spoil."""
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Ask:
+    """Run a command such as `predict.main` with arguments; its exit status. Its messages are in `caplog`."""
+    caplog.set_level(logging.INFO)
+
+    def run(main: Callable[[], None], *arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        return command.script(main)
+
+    return run
 
 
 @pytest.fixture

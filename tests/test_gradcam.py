@@ -1,12 +1,15 @@
 import random
 
+import cv2
 import numpy as np
 import pytest
+import pytorch_grad_cam
 import torch
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from cifar_pl.errors import UserError
-from cifar_pl.gradcam import heat_maps
+from cifar_pl.gradcam import METHODS, heat_maps
 from cifar_pl.network import resnet18
 
 IMAGES = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -30,6 +33,44 @@ def test_closed_form_for_average_pool_and_linear_head(tiny_network: nn.Sequentia
     assert maps.shape == (1, 5, 8, 8)
     np.testing.assert_allclose(maps[0], scaled(raw), atol=1e-5)
     assert maps.max() > 0.9
+
+
+@pytest.fixture(scope="module")
+def small_resnet() -> nn.Module:
+    """ResNet18 whose batch norms have seen images, so that layer4 is not flat."""
+    torch.manual_seed(0)
+    network = resnet18(10, [0.5] * 3, [0.25] * 3)
+    with torch.no_grad():
+        network(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
+    return network.eval()
+
+
+def test_closed_form_for_layer4(small_resnet: nn.Module) -> None:
+    """Average pooling and the linear head follow it, so the weight of map k for class c is the head's w[c, k]."""
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    classes = torch.tensor([3, 1, 4])
+    features: list[torch.Tensor] = []
+    handle = small_resnet.layer4.register_forward_hook(lambda *given: features.append(given[2].detach()))
+    with torch.no_grad():
+        small_resnet(images)
+    handle.remove()
+    raw = torch.einsum("nk,nkij->nij", small_resnet.fc.weight[classes].detach(), features[0]).clamp(min=0).numpy()
+    # pytorch-grad-cam enlarges first, and scales the enlarged map
+    large = np.stack([cv2.resize(one, (32, 32)) for one in scaled(torch.from_numpy(raw))])
+    maps = heat_maps(small_resnet, ["layer4"], images, classes, "cpu")[0]
+    np.testing.assert_allclose(maps, scaled(torch.from_numpy(large)), atol=1e-5)
+    assert maps.max() > 0.9
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layer", ["layer3", "layer4"])
+def test_maps_equal_those_of_pytorch_grad_cam(small_resnet: nn.Module, method: str, layer: str) -> None:
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    theirs = getattr(pytorch_grad_cam, METHODS[method])(small_resnet, [getattr(small_resnet, layer)])
+    expected = theirs(images, [ClassifierOutputTarget(c) for c in (2, 5, 7)])
+    ours = heat_maps(small_resnet, [layer], images, torch.tensor([2, 5, 7]), "cpu", method)[0]
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    assert ours.std() > 0.05
 
 
 def test_a_map_explains_the_class_that_was_asked_for(tiny_network: nn.Module) -> None:
@@ -91,3 +132,5 @@ def test_unknown_and_too_small_layers_are_refused() -> None:
         heat_maps(network, ["layer9"], IMAGES, CLASSES, "cpu")
     with pytest.raises(UserError, match=r"layer4 gives 1x1"):
         heat_maps(network, ["layer4"], IMAGES, CLASSES, "cpu")
+    with pytest.raises(UserError, match=r"method=cam: one of gradcam, gradcam\+\+, hirescam"):
+        heat_maps(network, ["layer3"], IMAGES, CLASSES, "cpu", "cam")

@@ -1,7 +1,10 @@
 """Every command of the README that trains does so, on the digits and cut short."""
 
+import csv
+import importlib
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from cifar_pl import experiment
-from tests.conftest import ROOT, TINY, Train
+from tests.conftest import ROOT, TINY, Ask, Train
 
 README = (ROOT / "README.md").read_text()
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
@@ -68,6 +71,27 @@ def test_every_sweep_runs_and_no_directory_needs_quotes(command: list[str], trai
         jobs *= override.count(",") + 1
     assert len(runs) == jobs
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", run.name) for run in runs)
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in LINES if line.startswith("python -m cifar_pl.")], ids=lambda line: line[19:]
+)
+def test_every_command_for_a_finished_run_runs(
+    line: str, finished_run: Path, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "outputs/day/run")
+    (tmp_path / "holiday").mkdir()
+    for name in ("photo.jpg", "holiday/one.png"):
+        Image.fromarray(np.full((30, 40, 3), 100, np.uint8)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    with (finished_run / "misclassified.csv").open() as file:
+        first = next(csv.DictReader(file))
+    ours = {"cat": first["true"], "dog": first["predicted"], "layer3": "layer1", "layer4": "layer1"}
+    _, _, module, *arguments = shlex.split(line)
+    small = ["--layer", "layer1"] if "--cam" in arguments else []
+    main = importlib.import_module(module).main
+    arguments = [ours.get(a, a) for a in arguments if a != "layer2"]  # at 8 pixels only layer1 is large enough
+    assert ask(main, *arguments, *small) == 0
 
 
 def test_the_readme_names_every_group_and_option() -> None:

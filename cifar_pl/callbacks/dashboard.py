@@ -17,7 +17,6 @@ from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
 from cifar_pl.predictions import scores
 
-TEST_SELECTED = "protocol=published: validation is the test set, and the result is test-selected"
 EXAMPLES, DRAWS = 8, 8  # of the augmentation grid
 CLASS = "val_acc_of"  # a class's validation accuracy is the scalar `val_acc_of/<class>`
 LAYOUT = {
@@ -51,7 +50,7 @@ class Dashboard(Callback):
         for logger in _boards(trainer):
             logger.experiment.add_custom_scalars(LAYOUT)
             if data.test_selected:
-                logger.experiment.add_text("protocol", TEST_SELECTED)
+                logger.experiment.add_text("protocol", figures.TEST_SELECTED)
             if (finder := self._run_dir / rundir.LR_FIGURE).exists():
                 logger.experiment.add_image("lr_finder", imread(finder)[..., :3], dataformats="HWC")
 
@@ -66,6 +65,8 @@ class Dashboard(Callback):
             logger.log_metrics(recalls, step=epoch)
         for logger in _boards(trainer):
             figure = figures.confusion_matrix(counts, classes, f"validation, epoch {epoch}")
+            if _data(trainer).test_selected:
+                figures.warn(figure)
             logger.experiment.add_figure("confusion_matrix_by_epoch", figure, epoch, close=False)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
@@ -114,7 +115,7 @@ class Dashboard(Callback):
 def publish(trainer: Trainer, run_dir: Path, name: str, figure: Figure) -> None:
     """Save a figure as `figures/<name>.png` and show it in TensorBoard."""
     if _data(trainer).test_selected:
-        figures.warn(figure, TEST_SELECTED)
+        figures.warn(figure)
     rundir.write(run_dir / "figures" / f"{name}.png", figures.png(figure))
     for logger in _boards(trainer):
         logger.experiment.add_figure(name, figure, trainer.current_epoch, close=False)

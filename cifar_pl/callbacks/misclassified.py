@@ -49,14 +49,16 @@ class Misclassified(Callback):
         if best.exists():
             checkpoint, network = checkpoints.read(best, network)
             predictions, epoch = Predictions(**checkpoint["predictions"]["val"]), checkpoint["epoch"] + 1
-        self._render(trainer, network, predictions, "val", f"validation images, epoch {epoch}")
+        split = "test" if trainer.datamodule.test_selected else "val"  # type: ignore[attr-defined]
+        self._render(trainer, network, predictions, split, f", epoch {epoch}")
 
     def on_test_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         """Explain the test's mistakes, where there was no validation."""
         if "val" not in pl_module.predictions and trainer.is_global_zero:
-            self._render(trainer, pl_module.network, pl_module.predictions["test"], "test", "test images")
+            self._render(trainer, pl_module.network, pl_module.predictions["test"], "test", "")
 
-    def _render(self, trainer: Trainer, network: nn.Module, predictions: Predictions, split: str, what: str) -> None:
+    def _render(self, trainer: Trainer, network: nn.Module, predictions: Predictions, split: str, when: str) -> None:
+        what = ("validation images" if split == "val" else "test images") + when
         try:
             classes = trainer.lightning_module.hparams["classes"]
             mistakes = select(predictions, self._number)
@@ -69,7 +71,9 @@ class Misclassified(Callback):
             title = f"{len(mistakes)} most confidently wrong of {wrong} misclassified {what} (of {total})"
             images = trainer.datamodule.pixels(split, [m.index for m in mistakes])  # type: ignore[attr-defined]
             device = trainer.strategy.root_device
-            self.gallery = gallery.explain(network, mistakes, images, classes, title, self._layers, device=device)
+            self.gallery = gallery.explain(
+                network, split, mistakes, images, classes, title, self._layers, device=device
+            )
             publish(trainer, self._run_dir, "misclassified", self.gallery.figure())
         except Exception:
             log.exception("The gallery of misclassified images could not be drawn; everything else goes on.")

@@ -56,8 +56,14 @@ def image_folder(root: str | Path, image_size: int = 32) -> Source:
 
 
 def fit_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """An image as uint8 (size, size, 3): RGB, upright, centre-cropped to a square, resized by area."""
+    """An image as uint8 (size, size, 3): RGB, upright, centre-cropped to a square, resized by area.
+
+    Raises:
+        ValueError: its pixels are real numbers, or whole ones above 16 bits: nobody knows what white is.
+    """
     upright = ImageOps.exif_transpose(image)
+    if upright.mode == "F" or (upright.mode == "I" and upright.getextrema()[1] > 0xFFFF):  # type: ignore[operator]
+        raise ValueError(f"its pixels (mode {upright.mode}) have no known range; save it with 8 or 16 bits")
     if upright.mode.startswith("I"):  # 16 bits, which convert() would cut off at 255
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
     upright = upright.convert("RGB")
@@ -112,7 +118,7 @@ def _decode(files: list[tuple[Path, int]], size: int) -> Images:
                 raise OSError("not a .png, .jpg or .jpeg file")
             with Image.open(path) as image:
                 pixels[row] = fit_square(image, size)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises
+        except Exception as error:  # noqa: BLE001  # Pillow's readers of broken files raise what they like
             broken.append(f"{path}: {error}")
     if broken:
         more = f"\n  and {len(broken) - NAMED} more" if len(broken) > NAMED else ""

@@ -1,0 +1,86 @@
+"""Time and memory of `python -m cifar_pl.predict` on a folder against the network alone.
+
+`python -m benchmarks.predict RUN FOLDER [--rounds N] [--out FILE]`
+
+Processes take turns: the folder, one file of it (what starting costs), and here the network on as many images
+that are in memory already, in batches and precision of the run. Medians count.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.common import ROOT, head, median, save, table
+from cifar_pl import hardware, predict, saved
+
+
+def process(run: Path, images: Path) -> tuple[float, float]:
+    """Seconds and peak memory in GiB of one `python -m cifar_pl.predict`."""
+    command = [sys.executable, "-m", "cifar_pl.predict", str(run.resolve()), str(images.resolve()), "--csv"]
+    begin = time.perf_counter()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0, f"{command} failed"
+    return time.perf_counter() - begin, usage.ru_maxrss * 1024 / 2**30
+
+
+def forward(run: saved.Saved, number: int) -> float:
+    """Seconds of the network alone on `number` images."""
+    size, batch = run.cfg.data.image_size, run.cfg.data.batch_size
+    images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
+    begin = time.perf_counter()
+    for start in range(0, number, batch):
+        run.logits(images[: number - start])
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Measure and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="write the record here")
+    args = parser.parse_args()
+    hardware.keep_memory()
+    run = saved.find(str(args.run))
+    files = predict.collect(args.folder, run.classes)
+    forward(run, run.cfg.data.batch_size)  # warms up
+    turns = [
+        (*process(args.run, args.folder), process(args.run, files[0].path)[0], forward(run, len(files)))
+        for _ in range(args.rounds)
+    ]
+    folder, memory, start, network = (median(column) for column in zip(*turns, strict=True))
+    ratio = median([(whole - begin) / alone for whole, _, begin, alone in turns])
+    record = {
+        "benchmark": "predict",
+        **head("benchmarks.predict"),
+        "files": len(files),
+        "seconds": {"folder": folder, "one_file": start, "network": network},
+        "ratio": ratio,
+        "peak_memory_gib": memory,
+        "rounds": args.rounds,
+    }
+    print(table(HEADER, [row(record)]))
+    save(args.out, record)
+
+
+HEADER = ("files", "seconds", "of which to start", "network alone", "files over network", "peak memory, GiB")
+
+
+def row(record: dict[str, object]) -> tuple[object, ...]:
+    """The line of the table."""
+    seconds = record["seconds"]
+    assert isinstance(seconds, dict)
+    times = [f"{seconds[name]:.1f}" for name in ("folder", "one_file", "network")]
+    return (f"{record['files']:,}", *times, f"{record['ratio']:.2f}", f"{record['peak_memory_gib']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""How many of the known wrong labels of CIFAR-10's test set a finished run finds suspect.
+
+`python -m benchmarks.suspects RUN [--data TEXT] [--out FILE]`
+
+`label_errors.csv` lists the 54 test images whose given label fewer than three of five people confirmed, of the
+275 that were shown to people (Northcutt, Athalye and Mueller 2021, arXiv 2103.14749; the answers are those of
+github.com/cleanlab/label-errors, mturk/cifar10_mturk.json). An image is found by its label and its place among
+the images of that label, which the official archive and a folder made from it share.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import head, save, table
+from cifar_pl import rundir
+from cifar_pl.checkpoints import load
+from cifar_pl.predictions import Predictions, suspects
+
+KNOWN = Path(__file__).parent / "label_errors.csv"
+FIRST = (10, 25, 50, 100, 200)
+
+
+def main() -> None:
+    """Count."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", default="", help="what the images were, in a few words")
+    parser.add_argument("--out", type=Path, help="write the record here")
+    args = parser.parse_args()
+    said = Predictions.load(args.run / rundir.PREDICTIONS["test"])
+    classes = load(args.run / rundir.LAST)["hyper_parameters"]["classes"]
+    with KNOWN.open() as file:
+        known = {(row["label"], int(row["nth_of_label"])) for row in csv.DictReader(file)}
+    label, index = said.label.numpy(), said.index.numpy()
+    nth = {int(i): (classes[c], int(np.sum((label == c) & (index < i)))) for i, c in zip(index, label, strict=True)}
+    hits = [nth[case.index] in known for case in suspects(said)]
+    summary = rundir.read_json(args.run / rundir.SUMMARY)
+    record = {
+        "benchmark": "suspects",
+        **head("benchmarks.suspects"),
+        "run": {"overrides": summary["overrides"], "git": summary["git"], "test_acc": summary["test"]["acc"]},
+        "data": args.data,
+        "images": len(label),
+        "known": len(known),
+        "suspects": len(hits),
+        "found": sum(hits),
+        "found_among_first": {n: sum(hits[:n]) for n in FIRST},
+    }
+    print(table(("suspects, least likely label first", "known wrong labels among them"), rows(record)))
+    save(args.out, record)
+
+
+def rows(record: dict[str, object]) -> list[tuple[object, object]]:
+    """The lines of the table."""
+    among = record["found_among_first"]
+    assert isinstance(among, dict)
+    return [*((f"the first {n}", found) for n, found in among.items()), (f"all {record['suspects']}", record["found"])]
+
+
+if __name__ == "__main__":
+    main()

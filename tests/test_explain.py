@@ -1,0 +1,88 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from cifar_pl import explain, rundir, saved
+from tests.conftest import Ask
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "gallery.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_runs_own_gallery_comes_out_again(own_run: Path, ask: Ask) -> None:
+    assert ask(explain.main, own_run) == 0
+    (out,) = (own_run / "explained").iterdir()
+    assert out.name == f"epoch{saved.find(str(own_run)).epoch}-val-wrong-confidence-25-layer1-gradcam"
+    assert (out / "gallery.csv").read_text() == (own_run / "misclassified.csv").read_text()
+    assert 'id="gallery"' in (out / "report.html").read_text()
+    before, after = (np.asarray(Image.open(p)) for p in (own_run / "figures/misclassified.png", out / "gallery.png"))
+    assert before.shape[1] == after.shape[1]  # as many columns; the title differs
+
+
+def test_layers_method_split_order_and_pair_can_be_chosen(own_run: Path, ask: Ask, tmp_path: Path) -> None:
+    asked = ["--split", "test", "--layers", "layer1", "layer2", "--method", "hirescam", "--by", "loss", "--number", 7]
+    assert ask(explain.main, own_run, *asked, "--out", tmp_path / "a") == 0
+    shown = rows(tmp_path / "a")
+    losses = [float(row["loss"]) for row in shown]
+    assert losses == sorted(losses, reverse=True)
+    assert len(shown) == 7
+    text = (tmp_path / "a/report.html").read_text()
+    assert "HiResCAM of layer1, layer2" in text
+    assert text.count('class="case"') == 7
+    assert text.count("heat map of layer2 for") == 2 * 2 * 7  # as alternative text and as a title
+
+    true = predicted = shown[0]["true"]
+    pair = ["--pair", true, predicted, "--correct", "--by", "random", "--seed", 3, "--number", 4]
+    for out in ("b", "c"):
+        assert ask(explain.main, own_run, *pair, "--out", tmp_path / out) == 0
+    assert (tmp_path / "b/gallery.csv").read_text() == (tmp_path / "c/gallery.csv").read_text()
+    assert all(row["true"] == row["predicted"] == true for row in rows(tmp_path / "b"))
+
+
+def test_an_interrupted_run_is_explained_without_its_test_images(own_run: Path, ask: Ask) -> None:
+    for name in ("summary.json", "predictions.npz", "predictions_val.npz", "report.html"):
+        (own_run / name).unlink()
+    rundir.write_json(own_run / "status.json", {"status": "interrupted"})
+    assert ask(explain.main, own_run) == 0
+    (page,) = own_run.glob("explained/*/report.html")
+    assert "These weights were not tested" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layers", "layer9"], "no layer 'layer9'"),
+        (["--layers", "layer4"], "layer4 gives 1x1 pixels"),
+        (["--number", "0"], "--number 0: it must be at least 1"),
+        (["--pair", "1", "77"], "--pair 77: there is no such class"),
+        (["--pair", "1", "1"], "--pair: two different classes"),
+        (["--out", "tests"], "tests is not empty"),
+    ],
+)
+def test_what_does_not_exist_is_refused(
+    own_run: Path, ask: Ask, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert ask(explain.main, own_run, *arguments) == 1
+    assert message in capsys.readouterr().err
+    assert not (own_run / "explained").exists()
+
+
+def test_test_images_are_read_for_untested_weights_only_when_asked(
+    own_run: Path, ask: Ask, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = OmegaConf.load(own_run / "config.yaml")
+    cfg.datamodule.val_size = 0
+    OmegaConf.save(cfg, own_run / "config.yaml")
+    rundir.write_json(own_run / "status.json", {"status": "interrupted"})
+    assert ask(explain.main, own_run) == 1
+    assert "To do so: --split test" in capsys.readouterr().err
+    assert ask(explain.main, own_run, "--split", "val") == 1
+    assert "held no images out" in capsys.readouterr().err
+    assert ask(explain.main, own_run, "--split", "test") == 0
+    assert "The test images are read now" in caplog.text

@@ -1,0 +1,181 @@
+"""The page of a real run in a real browser."""
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import torch
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from benchmarks.screenshots import browser
+from cifar_pl import figures, page, rundir
+from cifar_pl.gallery import Gallery
+from cifar_pl.predictions import Predictions, select
+
+MOST = 3_000_000  # bytes
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Skipped where a person has no browser; in CI that is a failure."""
+    try:
+        with browser() as started:
+            yield started
+    except FileNotFoundError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def opened(chromium: Browser, finished_run: Path) -> Iterator[Page]:
+    """The page on a phone; afterwards, that it said and asked for nothing."""
+    tab = chromium.new_page(viewport={"width": 390, "height": 844})
+    heard: list[str] = []
+    tab.on("console", lambda message: heard.append(message.text))
+    tab.on("pageerror", lambda error: heard.append(str(error)))
+    tab.on("request", lambda request: None if request.url.startswith("data:") else heard.append(request.url))
+    address = (finished_run / "report.html").as_uri()
+    tab.goto(address)
+    yield tab
+    assert heard == [address]
+    tab.close()
+
+
+def mistakes(run: Path) -> list[dict[str, str]]:
+    with (run / "misclassified.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_page_shows_the_runs_numbers(opened: Page, finished_run: Path) -> None:
+    summary = rundir.read_json(finished_run / "summary.json")
+    text = opened.inner_text("body")
+    assert opened.inner_text("h1") == f"{summary['test']['acc']:.2%} of 359 test images right"
+    for expected in (
+        f"{summary['val']['best_acc']:.2%}",
+        f"{summary['lr']['value']:.3g}",
+        f"{summary['images_per_second']:,.0f} images/s",
+        f"{summary['calibration']['test_ece']:.3g}",
+        f"python train.py {' '.join(summary['overrides'][:3])}",
+        f"torch {torch.__version__.partition('+')[0]}",
+    ):
+        assert expected in text
+    counts = Predictions.load(finished_run / "predictions.npz").confusion(10)
+    cells = opened.locator("table.matrix").first.locator("tbody td").all_inner_texts()
+    assert [0 if cell == "·" else int(cell) for cell in cells] == counts.flatten().tolist()
+    assert (finished_run / "report.html").stat().st_size < MOST
+
+
+def test_every_mistake_is_there_and_every_picture_has_a_text(opened: Page, finished_run: Path) -> None:
+    shown = mistakes(finished_run)
+    assert opened.locator(".case").count() == len(shown)
+    assert opened.locator(".case img").count() == 3 * len(shown)
+    captions = opened.locator(".case figcaption").all_inner_texts()[::3]
+    assert captions == [f"image {row['index']}" for row in shown]
+    assert opened.locator("img:not([alt]), img[alt='']").count() == 0
+    assert opened.locator("svg").count() == opened.locator("[role=img][aria-label] svg").count() == 3
+    ids = re.findall(r'\bid="([^"]+)"', opened.content())
+    assert len(ids) == len(set(ids))
+    loaded = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"
+    assert opened.evaluate(loaded)
+
+
+def test_the_filter_shows_one_pair_of_classes_and_works_from_the_keyboard(opened: Page, finished_run: Path) -> None:
+    shown = mistakes(finished_run)
+    true, predicted = shown[0]["true"], shown[0]["predicted"]
+    opened.select_option("#true", label=true)
+    opened.select_option("#predicted", label=predicted)
+    pair = sum(row["true"] == true and row["predicted"] == predicted for row in shown)
+    expect(opened.locator(".case:visible")).to_have_count(pair)
+    assert opened.inner_text("#shown") == f"{pair} shown"
+    opened.select_option("#predicted", label="any")
+    opened.focus("#true")
+    opened.keyboard.press("Home")  # to "any"
+    expect(opened.locator(".case:visible")).to_have_count(len(shown))
+    opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.id") == "predicted"
+
+
+@pytest.mark.parametrize("width", [320, 1100])
+def test_nothing_is_cut_off_and_both_schemes_are_readable(opened: Page, width: int) -> None:
+    opened.set_viewport_size({"width": width, "height": 800})
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    luminance = "c => c.match(/\\d+/g).slice(0, 3).reduce((sum, v) => sum + Number(v), 0)"
+    for scheme, darker in (("light", "color"), ("dark", "backgroundColor")):
+        opened.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        colors = opened.evaluate(
+            f"(() => {{ const light = {luminance}, s = getComputedStyle(document.body);"
+            " return {color: light(s.color), backgroundColor: light(s.backgroundColor)} })()"
+        )
+        other = {"color": "backgroundColor", "backgroundColor": "color"}[darker]
+        assert colors[darker] + 400 < colors[other]
+
+
+FACTS = {"status": "interrupted", "git": None}
+
+
+def small_run(directory: Path) -> Predictions:
+    """The least that a run directory holds, and predictions for three classes."""
+    rundir.write(directory / "config.yaml", "aug: <script>alert(1)</script>\n")
+    logits = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    return Predictions(logits, torch.arange(60) % 3, torch.arange(60))
+
+
+def grey(split: str, index: list[int]) -> np.ndarray:
+    return np.full((len(index), 8, 8, 3), 128, np.uint8)
+
+
+def test_names_from_outside_are_text_and_never_code(tmp_path: Path) -> None:
+    evil = "<script>alert(2)</script>"
+    said = small_run(tmp_path)
+    cases = select(said, 4)
+    maps = np.zeros((1, len(cases), 8, 8), np.float32)
+    shown = Gallery("val", evil, [evil, "b", "c"], cases, grey("val", [0] * len(cases)), "gradcam", [evil], maps, maps)
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": said}, [evil, "b", "c"], grey, shown)
+    text = (tmp_path / "report.html").read_text()
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(2)" in text
+
+
+def test_an_unfinished_runs_page_says_what_was_not_read(tmp_path: Path) -> None:
+    said = small_run(tmp_path)
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": said}, "abc", grey)
+    text = (tmp_path / "report.html").read_text()
+    assert "These weights were not tested" in text
+    assert "interrupted" in text
+    assert "test-selected" not in text
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"test": said}, "abc", grey, test_selected=True)
+    text = (tmp_path / "report.html").read_text()
+    assert 'class="warn">test-selected' in text
+    assert "right, test-selected</title>" in text
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"test": said}, "abc", grey)
+    assert "not the weights that the run tested" in (tmp_path / "report.html").read_text()
+
+
+def test_photographs_do_not_make_the_page_large(tmp_path: Path) -> None:
+    said = small_run(tmp_path)
+    photograph = np.asarray(
+        Image.open(Path(sklearn.datasets.__file__).parent / "images/china.jpg").crop((0, 0, 224, 224))
+    )
+    many = np.stack([photograph] * 25)
+    maps = np.random.default_rng(0).random((1, 25, 224, 224), np.float32)
+    cases = select(said, 25)
+    shown = Gallery("val", "", "abc", cases, many[: len(cases)], "gradcam", ["layer3"], maps, maps)
+    rundir.write(tmp_path / "figures/augmentations.png", figures.png(figures.augmentations(many[:8], [many[:8]] * 8)))
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": said}, "abc", lambda _, i: many[: len(i)], shown)
+    assert (tmp_path / "report.html").stat().st_size < MOST
+
+
+def test_a_page_without_any_predictions_still_opens(tmp_path: Path) -> None:
+    small_run(tmp_path)
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {}, "abc", grey)
+    assert "No predictions were kept" in (tmp_path / "report.html").read_text()
+    nothing = Predictions(torch.full((6, 3), torch.nan), torch.arange(6) % 3, torch.arange(6))
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": nothing, "test": nothing}, "abc", grey)  # diverged
+    assert "n/a" in (tmp_path / "report.html").read_text()

@@ -1,0 +1,131 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from cifar_pl import rundir, saved
+from cifar_pl.errors import UserError
+from cifar_pl.predictions import Predictions
+from tests.test_sources import Payload
+
+
+def test_the_best_checkpoint_gives_the_runs_own_predictions(finished_run: Path) -> None:
+    run = saved.find(str(finished_run))
+    assert run.checkpoint == finished_run / "checkpoints/best.ckpt"
+    assert run.classes == [str(digit) for digit in range(10)]
+    assert not run.network.training
+    data = run.data()
+    kept = Predictions.load(finished_run / "predictions.npz")
+    batch = data.batch("test", 0, 359)
+    assert batch.index.tolist() == kept.index.tolist()
+    again = torch.cat([run.logits(batch.image[n : n + 128]) for n in range(0, 359, 128)])
+    assert torch.equal(again, kept.logits)  # to the bit: same weights, same precision
+    mirrored = run.logits(batch.image[:9].flip(-1))
+    torch.testing.assert_close(run.logits(batch.image[:9], tta=True), (run.logits(batch.image[:9]) + mirrored) / 2)
+    assert torch.equal(run.predictions("test", data).logits, kept.logits)
+    assert torch.equal(
+        run.predictions("val", data).logits, Predictions.load(finished_run / rundir.PREDICTIONS["val"]).logits
+    )
+
+
+def test_a_checkpoint_of_the_run_can_be_named_and_another_epoch_is_computed_with_a_warning(
+    finished_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = saved.find(str(finished_run / "checkpoints/last.ckpt"))
+    assert run.epoch == 2
+    assert not run.tested
+    assert "test" not in run.facts
+    said = run.predictions("test", run.data())
+    assert len(said.label) == 359
+    assert "The test images are read now" in caplog.text
+
+
+def test_an_interrupted_run_has_its_last_epoch(own_run: Path) -> None:
+    (own_run / "checkpoints/best.ckpt").unlink()
+    assert saved.find(str(own_run)).checkpoint.name == "last.ckpt"
+    (own_run / "checkpoints/last.ckpt").unlink()
+    with pytest.raises(UserError, match="has no checkpoint"):
+        saved.find(str(own_run))
+
+
+SOURCE = "cifar_pl.sources.cifar10.cifar10"  # builds what it likes, with md5s of its own choice
+TARGETS = (
+    "os.system",
+    "cifar_pl.rundir.write",
+    "cifar_pl.network.torch.load",
+    "cifar_pl.sources.cifar10._unpickle",
+    "cifar_pl.sources.download.download",
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "where"),
+    [
+        *((target, where) for target in TARGETS for where in ("model.dropout", "datamodule", "datamodule.source")),
+        *((SOURCE, where) for where in ("model", "datamodule", "datamodule.source")),
+    ],
+)
+def test_a_config_has_nothing_built_but_networks_and_sources(own_run: Path, target: str, where: str) -> None:
+    cfg = OmegaConf.load(own_run / "config.yaml")
+    OmegaConf.update(cfg, f"{where}.image_size", [{"deep": {"_target_": target, "command": "false"}}], force_add=True)
+    OmegaConf.save(cfg, own_run / "config.yaml")
+    with pytest.raises(
+        UserError, match=rf"names {target}; it may only name|more than a plain value for \['image_size'\]"
+    ):
+        saved.find(str(own_run)).data()
+
+
+@pytest.mark.parametrize("where", ["model.dropout", "datamodule.source.root"])
+def test_a_config_has_nothing_resolved(own_run: Path, where: str) -> None:
+    cfg = OmegaConf.load(own_run / "config.yaml")
+    cfg.evil = {"_target_": "os.system", "command": "false"}
+    OmegaConf.update(cfg, where, "${evil}", force_add=True)
+    OmegaConf.save(cfg, own_run / "config.yaml")
+    with pytest.raises(UserError, match=r"'\$\{evil\}', which is not for a run's config"):
+        saved.find(str(own_run)).data()
+
+
+def test_no_md5_and_no_mirror_of_a_config_is_used(own_run: Path) -> None:
+    cfg = OmegaConf.load(own_run / "config.yaml")
+    evil = {"_target_": "cifar_pl.sources.cifar10.cifar10", "_partial_": True, "root": str(own_run), "image_size": 32}
+    cfg.datamodule.source = {**evil, "mirrors": [f"file://{own_run}/config.yaml"], "files_md5": {}, "archive_md5": ""}
+    OmegaConf.save(cfg, own_run / "config.yaml")
+    with pytest.raises(UserError, match="no mirror"):
+        saved.find(str(own_run)).data()
+
+
+def test_other_images_than_the_runs_are_refused(own_run: Path) -> None:
+    run = saved.find(str(own_run))
+    data = run.data()
+    kept = run.predictions("test", data)
+    data.labels("test")[3] += 1
+    with pytest.raises(UserError, match="the test images are not those that the run saw"):
+        run.predictions("test", data)
+    data.labels("test")[3] -= 1
+    shifted = run.said._replace(index=run.said.index + 10_000)  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="the val images are not those"):
+        dataclasses.replace(run, said=shifted).predictions("val", data)
+    with pytest.raises(UserError, match="was trained on"):
+        dataclasses.replace(run, classes=["a", "b"]).data()
+    assert len(kept.label) == 359
+
+
+def test_what_is_no_run_is_refused(own_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no such directory"):
+        saved.find(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="not a run directory"):
+        saved.find(str(tmp_path / "empty"))
+    torch.save({"state_dict": {}, "callbacks": Payload(tmp_path / "owned")}, own_run / "checkpoints/best.ckpt")
+    with pytest.raises(UserError, match=r"best\.ckpt cannot be used"):
+        saved.find(str(own_run))
+    assert not (tmp_path / "owned").exists()
+    for content in ({"state_dict": {}}, [1, 2], {"state_dict": {}, "epoch": 0, "hyper_parameters": {"classes": ["a"]}}):
+        torch.save(content, own_run / "checkpoints/best.ckpt")
+        with pytest.raises(UserError):
+            saved.find(str(own_run))
+    (own_run / "config.yaml").write_text("model: [")
+    with pytest.raises(UserError, match="is no run of this version"):
+        saved.find(str(own_run))

@@ -63,8 +63,18 @@ def tensorboard(logdir: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "127.0.0.1", "--port"]
-    process = subprocess.Popen([*command, str(port)], stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        logdir.resolve().name,
+        "--host",
+        "127.0.0.1",
+        "--port",
+    ]
+    # From beside it, so that the page shows a name and no path.
+    process = subprocess.Popen([*command, str(port)], cwd=logdir.resolve().parent, stderr=subprocess.DEVNULL)
     try:
         for _ in range(100):
             try:
@@ -99,7 +109,7 @@ def main() -> None:
             )
             for tab in tabs:
                 page = chromium.new_page(viewport={"width": 1300, "height": 850})
-                page.goto(f"{address}/#{tab}")
+                page.goto(f"{address}/#{tab}&_smoothingWeight=0")
                 page.wait_for_timeout(6000)
                 save(page, ask.out / f"tensorboard_{tab}.png")
 

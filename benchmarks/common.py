@@ -1,5 +1,6 @@
 """What the benchmarks share: a config, the head of a record, a table."""
 
+import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ def config(overrides: Sequence[str]) -> DictConfig:
 def head(module: str) -> dict[str, Any]:
     """Command, commit, versions and hardware, which every record begins with."""
     return {
-        "command": " ".join(["python -m", module, *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         **report.provenance(),
         "hardware": hardware.describe(),
     }

@@ -164,7 +164,8 @@ def suspects() -> str:
     r = read_json(RESULTS / "suspects.json")
     return (
         table(("suspects, least likely label first", "known wrong labels among them"), suspects_benchmark.rows(r))
-        + f"\n\nOf {r['known']} known among {r['images']:,} images ({r['data']}). The network: "
+        + f"\n\nOf {r['known']} known among {r['images']:,} images ({r['data']}); as many images by chance would hold "
+        f"{r['known'] * r['suspects'] / r['images']:.1f}. The network: "
         f"`python train.py {' '.join(r['run']['overrides'])}`, test accuracy {r['run']['test_acc']:.2%}, commit "
         f"{r['run']['git']['commit'][:7]}, one run. {foot(r)}"
     )

@@ -29,5 +29,6 @@ def test_two_processes_end_in_one_run_with_one_rate_and_a_gallery(train: Train, 
         rates = [float(row["lr"]) for row in csv.DictReader(file)]
     assert rates == pytest.approx([0.02, 0.02, 0.004])  # the second validation is no tenfold better than the first
     assert (run / "figures/misclassified.png").exists()
+    assert (run / "report.html").exists()
     assert json.loads((run / "status.json").read_text())["status"] == "finished"
     assert json.loads((run / "summary.json").read_text())["protocol"]["images"]["test"] == 359

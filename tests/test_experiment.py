@@ -300,6 +300,17 @@ def test_what_cannot_be_resumed_is_refused_and_left_alone(config: Callable[..., 
         experiment.run(config(*quick, f"resume={moved}", run_dir=moved))
 
 
+def test_a_checkpoint_carries_its_own_epochs_validation_or_none(
+    config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    every_other = ("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2", "callbacks.misclassified=null")
+    experiment.run(config(*QUICK, *every_other, run_dir=tmp_path))
+    assert set(checkpoint(tmp_path, "best")["predictions"]) == {"val"}
+    assert checkpoint(tmp_path, "best")["epoch"] == 1
+    assert checkpoint(tmp_path)["epoch"] == 2
+    assert not checkpoint(tmp_path)["predictions"]
+
+
 def test_a_diverged_run_still_ends_in_a_summary(config: Callable[..., DictConfig], tmp_path: Path) -> None:
     short = ("trainer.max_epochs=1", "optimizer.lr=1e30", "scheduler=constant", "callbacks.misclassified=null")
     experiment.run(config(*QUICK, *short, run_dir=tmp_path))

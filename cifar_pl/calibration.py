@@ -1,5 +1,6 @@
 """Whether probabilities can be taken at their word: reliability, expected calibration error, temperature."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def temperature(predictions: Predictions) -> float:
     return 1 / high
 
 
-def summary(predictions: dict[str, Predictions]) -> dict[str, Any]:
+def summary(predictions: Mapping[str, Predictions]) -> dict[str, Any]:
     """Calibration of the test as it is, and with the temperature of the validation, where there is one."""
     test = predictions["test"]
     found: dict[str, Any] = {"test_ece": error(reliability(test)), "test_nll": nll(test)}

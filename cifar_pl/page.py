@@ -68,7 +68,7 @@ def write(
         config=(run_dir / rundir.CONFIG).read_text(),
         accuracy={split: _accuracy(p) for split, p in predictions.items()},
         per_class={s: _per_class(p, classes) for s, p in predictions.items()},
-        calibration=calibration.summary(dict(predictions)) if "test" in predictions else {},
+        calibration=calibration.summary(predictions) if "test" in predictions else {},
         charts=_charts(run_dir, rows, predictions),
         augmentations=_grid(run_dir / "figures/augmentations.png"),
         gallery=gallery,
@@ -119,7 +119,8 @@ def _per_class(predictions: Predictions, classes: Sequence[str]) -> dict[str, An
     return {
         "scores": scores(counts, classes),
         "counts": counts.tolist(),
-        "shares": (counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist(),
+        # the root of each true class's share, so that what is rare is seen as well
+        "shades": np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist(),
         "confused": confused(counts, PAIRS),
     }
 

@@ -126,6 +126,12 @@ def find(name: str) -> Saved:
         content = checkpoints.load(checkpoint)
         classes = list(content["hyper_parameters"]["classes"])
         network = complete(build(cfg.model), "model", num_classes=len(classes), mean=[0.0] * 3, std=[1.0] * 3)
+        facts = rundir.read_json(directory / rundir.STATUS)
+        tested = facts["status"] == "finished" and checkpoint == _tested(directory)
+        if facts["status"] == "finished":
+            facts = rundir.read_json(directory / rundir.SUMMARY)
+        if not tested:
+            facts = {key: value for key, value in facts.items() if key not in ("test", "val", "calibration")}
     except UserError:
         raise
     except Exception as error:
@@ -133,12 +139,6 @@ def find(name: str) -> Saved:
     accelerator = hardware.accelerator("auto")
     network = checkpoints.into(network, content, checkpoint).to(memory_format=torch.channels_last)
     said = content.get("predictions", {}).get("val")
-    facts = rundir.read_json(directory / rundir.STATUS)
-    tested = facts["status"] == "finished" and checkpoint == _tested(directory)
-    if facts["status"] == "finished":
-        facts = rundir.read_json(directory / rundir.SUMMARY)
-    if not tested:
-        facts = {key: value for key, value in facts.items() if key not in ("test", "val", "calibration")}
     return Saved(
         directory,
         checkpoint,

@@ -36,7 +36,10 @@ def test_a_name_with_dollars_is_no_mathematics() -> None:
 
 
 def test_svgs_share_no_id_and_take_the_pages_colours() -> None:
-    one, other = (figures.svg(figures.curves([{"epoch": 1, "train/loss": 1.0, "lr": 0.1}]), name) for name in "ab")
+    one, other = (
+        figures.svg(figures.curves([{"epoch": 1, "train/loss": 1.0, "train/acc": 0.5, "lr": 0.1}]), name)
+        for name in "ab"
+    )
     ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (one, other)]
     assert not ids[0] & ids[1]
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', one))

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import ROOT, head, median, save, table
-from cifar_pl import hardware, predict, saved
+from cifar_pl import hardware, saved
+from cifar_pl.pictures import collect
 
 
 def process(run: Path, images: Path) -> tuple[float, float]:
@@ -50,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     hardware.keep_memory()
     run = saved.find(str(args.run))
-    files = predict.collect(args.folder, run.classes)
+    files = collect(args.folder, run.classes)
     forward(run, run.cfg.data.batch_size)  # warms up
     turns = [
         (*process(args.run, args.folder), process(args.run, files[0].path)[0], forward(run, len(files)))

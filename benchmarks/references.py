@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, head, machine, save, table
 from cifar_pl import lr_finder
 from cifar_pl.figures import MARK, TRAIN, VAL, png
+from cifar_pl.report import read_metrics
 from cifar_pl.resume import OVERRIDES
 from cifar_pl.rundir import CONFIG, METRICS, RANGE_TEST, STATUS, SUMMARY, read_json
 
@@ -95,8 +96,7 @@ def of_run(run: Path) -> dict[str, Any]:
         sys.exit(f"{run} is not a run of one clean commit: {git}")
     config, overrides = OmegaConf.load(run / CONFIG), list(OmegaConf.load(run / OVERRIDES))
     name = next(o.partition("=")[2] for o in overrides if o.startswith("experiment="))
-    with (run / METRICS).open() as file:
-        rows = [{column: float(value) for column, value in row.items() if value} for row in csv.DictReader(file)]
+    rows = read_metrics(run / METRICS)
     return {
         "experiment": name,
         "protocol": config.protocol,

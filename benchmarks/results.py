@@ -163,7 +163,7 @@ def suspects() -> str:
     """Known wrong labels among the suspects."""
     r = read_json(RESULTS / "suspects.json")
     return (
-        table(("suspects, least likely label first", "known wrong labels among them"), suspects_benchmark.rows(r))
+        table(suspects_benchmark.HEADER, suspects_benchmark.rows(r))
         + f"\n\nOf {r['known']} known among {r['images']:,} images ({r['data']}); as many images by chance would hold "
         f"{r['known'] * r['suspects'] / r['images']:.1f}. The network: "
         f"`python train.py {' '.join(r['run']['overrides'])}`, test accuracy {r['run']['test_acc']:.2%}, commit "

@@ -21,7 +21,8 @@ from typing import Literal
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.common import RESULTS
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 Scheme = Literal["light", "dark"]

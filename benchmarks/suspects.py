@@ -16,7 +16,6 @@ import numpy as np
 
 from benchmarks.common import head, save, table
 from cifar_pl import rundir
-from cifar_pl.checkpoints import load
 from cifar_pl.predictions import Predictions, suspects
 
 KNOWN = Path(__file__).parent / "label_errors.csv"
@@ -31,13 +30,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the record here")
     args = parser.parse_args()
     said = Predictions.load(args.run / rundir.PREDICTIONS["test"])
-    classes = load(args.run / rundir.LAST)["hyper_parameters"]["classes"]
+    summary = rundir.read_json(args.run / rundir.SUMMARY)
+    classes = list(summary["test"]["acc_per_class"])
     with KNOWN.open() as file:
         known = {(row["label"], int(row["nth_of_label"])) for row in csv.DictReader(file)}
     label, index = said.label.numpy(), said.index.numpy()
     nth = {int(i): (classes[c], int(np.sum((label == c) & (index < i)))) for i, c in zip(index, label, strict=True)}
     hits = [nth[case.index] in known for case in suspects(said)]
-    summary = rundir.read_json(args.run / rundir.SUMMARY)
     record = {
         "benchmark": "suspects",
         **head("benchmarks.suspects"),
@@ -49,8 +48,11 @@ def main() -> None:
         "found": sum(hits),
         "found_among_first": {n: sum(hits[:n]) for n in FIRST},
     }
-    print(table(("suspects, least likely label first", "known wrong labels among them"), rows(record)))
+    print(table(HEADER, rows(record)))
     save(args.out, record)
+
+
+HEADER = ("suspects, least likely label first", "known wrong labels among them")
 
 
 def rows(record: dict[str, object]) -> list[tuple[object, object]]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from cifar_pl.predictions import Predictions
+from cifar_pl.predictions import Predictions, at
 
 BINS = 15
 
@@ -44,7 +44,7 @@ def temperature(predictions: Predictions) -> float:
     The derivative by the inverse temperature is the mean of expected less true logit, and rises with it.
     """
     logits = predictions.logits.double()
-    true = logits.gather(1, predictions.label[:, None]).flatten()
+    true = at(logits, predictions.label)
     low, high = 1 / 20, 20.0
     for _ in range(60):
         inverse = (low * high) ** 0.5

@@ -8,7 +8,7 @@ from pathlib import Path
 from cifar_pl import command, figures, gallery, page, rundir, saved
 from cifar_pl.errors import nearest, require
 from cifar_pl.gradcam import METHODS
-from cifar_pl.predictions import ORDERS, select
+from cifar_pl.predictions import ORDERS, SPLITS, select
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def main() -> None:
     if split == "val" and run.tested:
         predictions["test"] = run.predictions("test", data)
     cases = select(predictions[split], ask.number, not ask.correct, ask.by, ask.seed, pair)
-    what = f"{'correctly classified' if ask.correct else 'misclassified'} {page.SPLITS[split]} images"
+    what = f"{'correctly classified' if ask.correct else 'misclassified'} {SPLITS[split]} images"
     require(cases, f"There are no {what}{' of this pair' if pair else ''} in epoch {run.epoch} of {run.directory}.")
     layers = ask.layers or list((run.cfg.callbacks.get("misclassified") or {}).get("layers", ["layer3"]))
     images = data.pixels(split, [case.index for case in cases])
@@ -68,7 +68,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cifar_pl.explain", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="run directory, a checkpoint in it, or latest")
-    parser.add_argument("--split", choices=list(page.SPLITS), help="default: val, or test where nothing was held out")
+    parser.add_argument("--split", choices=list(SPLITS), help="default: val, or test where nothing was held out")
     parser.add_argument("--number", type=int, default=25, help="images, at most (default 25)")
     parser.add_argument("--layers", nargs="+", help="one column each, such as layer2 layer3; default: the run's own")
     parser.add_argument("--method", choices=list(METHODS), default="gradcam")

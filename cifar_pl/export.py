@@ -41,7 +41,7 @@ def main() -> None:
     data = run.data()
     split = "val" if data.size("val") else "test"
     images = data.batch(split, 0, min(IMAGES, data.size(split))).image.contiguous()
-    network = copy.deepcopy(run.network).cpu().float().to(memory_format=torch.contiguous_format)
+    network = run.network.cpu().float().to(memory_format=torch.contiguous_format)
     expected = _probabilities(network, images)
     try:
         onnx, safetensors = _onnx(network, images[:2]), _safetensors(network, run.classes)

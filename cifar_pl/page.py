@@ -14,7 +14,7 @@ from PIL import Image
 
 from cifar_pl import calibration, figures, report, rundir
 from cifar_pl.gallery import Gallery, as_csv
-from cifar_pl.predictions import Case, Predictions, confused, interval, scores, suspects
+from cifar_pl.predictions import SPLITS, Case, Predictions, confused, interval, scores, suspects
 
 PAIRS = 5  # most confused
 DOUBTS = 12  # suspect labels shown per split; the whole list is in a table beside the page
@@ -22,7 +22,6 @@ LARGEST = 96  # pixels of a picture's side; smaller ones stay as they are
 GRID = 400_000  # bytes
 PARTS = {"test": "test", "val": "training"}  # of the source, whose rows the indices are
 METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "hirescam": "HiResCAM"}
-SPLITS = {"test": "test", "val": "validation"}
 
 Pixels = Callable[[str, Sequence[int]], NDArray[np.uint8]]
 
@@ -52,6 +51,7 @@ def write(
     rows = report.read_metrics(run_dir / rundir.METRICS)
     known = ("epochs", "seconds", "images_per_second")  # of an unfinished run, too
     run = {**{key: value for key, value in report.training(rows).items() if key in known}, **facts}
+    calibrated = calibration.summary(predictions) if "test" in predictions else {}
     doubted = {split: suspects(p) for split, p in predictions.items()}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cifar_pl", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -68,8 +68,8 @@ def write(
         config=(run_dir / rundir.CONFIG).read_text(),
         accuracy={split: _accuracy(p) for split, p in predictions.items()},
         per_class={s: _per_class(p, classes) for s, p in predictions.items()},
-        calibration=calibration.summary(predictions) if "test" in predictions else {},
-        charts=_charts(run_dir, rows, predictions),
+        calibration=calibrated,
+        charts=_charts(run_dir, rows, predictions.get("test"), calibrated.get("temperature")),
         augmentations=_grid(run_dir / "figures/augmentations.png"),
         gallery=gallery,
         methods=METHODS,
@@ -90,7 +90,7 @@ def tile(image: NDArray[np.uint8]) -> str:
 
 
 def _charts(
-    run_dir: Path, rows: Sequence[Mapping[str, float]], predictions: Mapping[str, Predictions]
+    run_dir: Path, rows: Sequence[Mapping[str, float]], test: Predictions | None, temperature: float | None
 ) -> dict[str, str]:
     """Curves, range test and reliability, as far as the run has them, as SVG."""
     charts = {}
@@ -100,11 +100,10 @@ def _charts(
         found = rundir.read_json(run_dir / rundir.FINDER)
         lr, loss, smooth = np.loadtxt(run_dir / rundir.RANGE_TEST, delimiter=",", skiprows=1, ndmin=2).T
         charts["finder"] = figures.lr_curve(lr, loss, smooth, found["suggestions"], found["lr"])
-    if "test" in predictions:
-        bins = {"as trained": calibration.reliability(predictions["test"])}
-        if "val" in predictions:
-            t = calibration.temperature(predictions["val"])
-            bins[f"at temperature {t:.2f}"] = calibration.reliability(predictions["test"], t)
+    if test is not None:
+        bins = {"as trained": calibration.reliability(test)}
+        if temperature is not None:
+            bins[f"at temperature {temperature:.2f}"] = calibration.reliability(test, temperature)
         charts["reliability"] = figures.reliability(bins, "test images")
     return {name: figures.svg(figure, name) for name, figure in charts.items()}
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cifar_pl.errors import require
 
+SPLITS = {"test": "test", "val": "validation"}  # as people call them
 ORDERS = ("confidence", "loss", "random")
 
 
@@ -69,13 +70,18 @@ class Case(NamedTuple):
         )
 
 
+def at(values: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+    """Of each row of (N, classes) the value in its column, (N,)."""
+    return values.gather(1, column[:, None]).flatten()
+
+
 def cases(predictions: Predictions, rows: Sequence[int]) -> list[Case]:
     """The images in these rows of the predictions."""
     some = torch.as_tensor(list(rows), dtype=torch.long)
     log_p = predictions.logits[some].double().log_softmax(1)
     (first, second), label = log_p.topk(2, dim=1).indices.T, predictions.label[some]
     other = torch.where(first == label, second, label)
-    p = [log_p.gather(1, of[:, None]).flatten() for of in (label, first, other)]
+    p = [at(log_p, of) for of in (label, first, other)]
     columns = (predictions.index[some], label, first, other, *(x.exp() for x in p), -p[0])
     return [Case(*values) for values in zip(*(c.tolist() for c in columns), strict=True)]
 
@@ -112,7 +118,7 @@ def select(
     if by == "random":
         rows = rows[torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))]
     else:
-        score = highest if by == "confidence" else -log_p.gather(1, predictions.label[:, None]).flatten()
+        score = highest if by == "confidence" else -at(log_p, predictions.label)
         rows = rows[score[rows].argsort(descending=True, stable=True)]
     return cases(predictions, rows[:number].tolist())
 
@@ -125,11 +131,11 @@ def suspects(predictions: Predictions) -> list[Case]:
     label. Sound only for images that the network did not train on.
     """
     p = predictions.logits.double().softmax(1)
-    sums = torch.zeros(p.shape[1], dtype=torch.double).index_add_(0, predictions.label, _of(p, predictions.label))
+    sums = torch.zeros(p.shape[1], dtype=torch.double).index_add_(0, predictions.label, at(p, predictions.label))
     counts = torch.bincount(predictions.label, minlength=p.shape[1])
     usual = torch.where(counts > 0, sums / counts.clamp(min=1), torch.inf)
     believed = torch.where(p >= usual, p, 0).argmax(1)
-    given, other = _of(p, predictions.label), _of(p, believed)
+    given, other = at(p, predictions.label), at(p, believed)
     doubted = (other > given) & (other >= usual[believed])
     rows = doubted.nonzero().flatten()
     return cases(predictions, rows[given[rows].argsort(stable=True)].tolist())
@@ -174,8 +180,3 @@ def interval(share: float, n: int) -> tuple[float, float]:
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
     return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _of(p: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-    """Each row's value in its column."""
-    return p.gather(1, column[:, None]).flatten()

@@ -16,7 +16,7 @@ LEVELS = (
     {"calibration", "gallery"},
     {"page"},
     {"sources.digits", "sources.cifar10", "sources.image_folder", "batches", "build", "checkpoints", "command"},
-    {"datamodule"},
+    {"datamodule", "pictures"},
     {"classifier"},
     {"callbacks.epoch_log", "callbacks.progress"},
     {"callbacks.dashboard"},

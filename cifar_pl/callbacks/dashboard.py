@@ -15,7 +15,7 @@ from cifar_pl import calibration, figures, rundir
 from cifar_pl.callbacks.epoch_log import EpochLog
 from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
-from cifar_pl.predictions import scores
+from cifar_pl.predictions import SPLITS, scores
 
 EXAMPLES, DRAWS = 8, 8  # of the augmentation grid
 CLASS = "val_acc_of"  # a class's validation accuracy is the scalar `val_acc_of/<class>`
@@ -40,7 +40,7 @@ class Dashboard(Callback):
         """Show what the augmentation does to some training images."""
         if not trainer.is_global_zero:
             return
-        data = _data(trainer)
+        data = data_of(trainer)
         draws = [data.batch("train", epoch, EXAMPLES) for epoch in range(DRAWS)]
         shown = [batch.image.permute(0, 2, 3, 1).numpy() for batch in draws]
         original = data.pixels("train", draws[0].index.numpy())
@@ -63,11 +63,9 @@ class Dashboard(Callback):
         recalls = {f"{CLASS}/{s.name}": s.recall for s in scores(counts, classes) if s.recall is not None}
         for logger in trainer.loggers:
             logger.log_metrics(recalls, step=epoch)
-        for logger in _boards(trainer):
+        if _boards(trainer):
             figure = figures.confusion_matrix(counts, classes, f"validation, epoch {epoch}")
-            if _data(trainer).test_selected:
-                figures.warn(figure)
-            logger.experiment.add_figure("confusion_matrix_by_epoch", figure, epoch, close=False)
+            _show(trainer, "confusion_matrix_by_epoch", figure, epoch)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         """Draw the curves."""
@@ -100,12 +98,12 @@ class Dashboard(Callback):
 
     def _draw(self, trainer: Trainer, pl_module: Classifier, split: str) -> None:
         p, classes = pl_module.predictions[split], pl_module.hparams["classes"]
-        name = "validation" if split == "val" else split
-        title = f"{name}: {p.accuracy():.2%} of {len(p.label)} images right"
+        title = f"{SPLITS[split]}: {p.accuracy():.2%} of {len(p.label)} images right"
         figure = figures.confusion_matrix(p.confusion(len(classes)), classes, title)
         publish(trainer, self._run_dir, f"confusion_matrix_{split}", figure)
         bins = calibration.reliability(p)
-        figure = figures.reliability({"as trained": bins}, f"{name}: calibration error {calibration.error(bins):.3f}")
+        title = f"{SPLITS[split]}: calibration error {calibration.error(bins):.3f}"
+        figure = figures.reliability({"as trained": bins}, title)
         publish(trainer, self._run_dir, f"reliability_{split}", figure)
         for logger in _boards(trainer):
             for n, (of, probability) in enumerate(zip(classes, p.logits.softmax(1).nan_to_num().T, strict=True)):
@@ -114,18 +112,24 @@ class Dashboard(Callback):
 
 def publish(trainer: Trainer, run_dir: Path, name: str, figure: Figure) -> None:
     """Save a figure as `figures/<name>.png` and show it in TensorBoard."""
-    if _data(trainer).test_selected:
-        figures.warn(figure)
+    _show(trainer, name, figure, trainer.current_epoch)
     rundir.write(run_dir / "figures" / f"{name}.png", figures.png(figure))
+
+
+def data_of(trainer: Trainer) -> DataModule:
+    """The run's images."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, DataModule)
+    return data
+
+
+def _show(trainer: Trainer, name: str, figure: Figure, epoch: int) -> None:
+    """Mark a figure that the test images have chosen, and hand it to TensorBoard."""
+    if data_of(trainer).test_selected:
+        figures.warn(figure)
     for logger in _boards(trainer):
-        logger.experiment.add_figure(name, figure, trainer.current_epoch, close=False)
+        logger.experiment.add_figure(name, figure, epoch, close=False)
 
 
 def _boards(trainer: Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def _data(trainer: Trainer) -> DataModule:
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(data, DataModule)
-    return data

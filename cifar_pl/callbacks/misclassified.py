@@ -9,12 +9,12 @@ from pytorch_lightning import Callback, Trainer
 from torch import nn
 
 from cifar_pl import checkpoints, gallery, rundir
-from cifar_pl.callbacks.dashboard import publish
+from cifar_pl.callbacks.dashboard import data_of, publish
 from cifar_pl.classifier import Classifier
 from cifar_pl.errors import require
 from cifar_pl.gallery import Gallery
 from cifar_pl.gradcam import heat_maps
-from cifar_pl.predictions import Predictions, select
+from cifar_pl.predictions import SPLITS, Predictions, select
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Misclassified(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         """Explain one image, so that a layer that does not exist or is too small is refused now, not after hours."""
-        image = trainer.datamodule.batch("train", trainer.max_epochs, 1).image  # type: ignore[attr-defined]
+        image = data_of(trainer).batch("train", int(trainer.max_epochs or 0), 1).image
         heat_maps(pl_module.network, self._layers, image, torch.tensor([0]), trainer.strategy.root_device)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
@@ -49,7 +49,7 @@ class Misclassified(Callback):
         if best.exists():
             checkpoint, network = checkpoints.read(best, network)
             predictions, epoch = Predictions(**checkpoint["predictions"]["val"]), checkpoint["epoch"] + 1
-        split = "test" if trainer.datamodule.test_selected else "val"  # type: ignore[attr-defined]
+        split = "test" if data_of(trainer).test_selected else "val"
         self._render(trainer, network, predictions, split, f", epoch {epoch}")
 
     def on_test_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
@@ -58,7 +58,7 @@ class Misclassified(Callback):
             self._render(trainer, pl_module.network, pl_module.predictions["test"], "test", "")
 
     def _render(self, trainer: Trainer, network: nn.Module, predictions: Predictions, split: str, when: str) -> None:
-        what = ("validation images" if split == "val" else "test images") + when
+        what = f"{SPLITS[split]} images{when}"
         try:
             classes = trainer.lightning_module.hparams["classes"]
             mistakes = select(predictions, self._number)
@@ -69,7 +69,7 @@ class Misclassified(Callback):
                 return
             wrong = int((predictions.logits.argmax(1) != predictions.label).sum())
             title = f"{len(mistakes)} most confidently wrong of {wrong} misclassified {what} (of {total})"
-            images = trainer.datamodule.pixels(split, [m.index for m in mistakes])  # type: ignore[attr-defined]
+            images = data_of(trainer).pixels(split, [m.index for m in mistakes])
             device = trainer.strategy.root_device
             self.gallery = gallery.explain(
                 network, split, mistakes, images, classes, title, self._layers, device=device

@@ -31,8 +31,10 @@ class Batch(NamedTuple):
 class EpochSampler(Sampler[Key]):
     """Rows of one split as (epoch, row), so that workers need no other word of the epoch.
 
-    The order of an epoch depends on `(seed, epoch)` alone. Of several processes each gets its share,
-    all of the same length. Lightning calls `set_epoch`, after a resume too.
+    The order of an epoch depends on `(seed, epoch)` alone. Of several processes each gets every so manieth row, so
+    that a step of all of them together has the images that one process would have given it. Where the rows are
+    shuffled, to train on, shares have the same length; otherwise every row is in one, and one may be a row
+    longer than another. Lightning calls `set_epoch`, after a resume too.
     """
 
     def __init__(self, rows: NDArray[np.int64], seed: int | None, rank: int = 0, world_size: int = 1) -> None:
@@ -46,7 +48,8 @@ class EpochSampler(Sampler[Key]):
 
     def __len__(self) -> int:
         """The number of images this process gets in an epoch."""
-        return len(self._rows) // self._world_size
+        n = len(self._rows)
+        return n // self._world_size if self._seed is not None else len(range(self._rank, n, self._world_size))
 
     def __iter__(self) -> Iterator[Key]:
         """The epoch's (epoch, row) pairs."""

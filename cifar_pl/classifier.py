@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cifar_pl.batches import Batch
 from cifar_pl.errors import UserError, require
@@ -99,7 +100,7 @@ class Classifier(LightningModule):
             # to callbacks only: `EpochLog` gives it to the loggers, with the epoch as the x-axis
             self.log(name, self.metric(name), on_step=False, on_epoch=True, logger=False, batch_size=len(batch.label))
         if split != "train":
-            self._seen.append(Predictions(logits.float().cpu(), batch.label.cpu(), batch.index.cpu()))
+            self._seen.append(Predictions(logits.float(), batch.label, batch.index))
         return loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
@@ -114,7 +115,7 @@ class Classifier(LightningModule):
         """The same, on the test images; with test-time augmentation a second time, for a metric of its own."""
         loss = self._step(batch, "test")
         if "test/acc_tta" in self.metrics:
-            logits = self._seen[-1].logits.to(batch.label.device) + self(batch.image.flip(-1)).float()
+            logits = self._seen[-1].logits + self(batch.image.flip(-1)).float()
             self.metric("test/acc_tta").update(logits / 2, batch.label)
             self.log("test/acc_tta", self.metric("test/acc_tta"), on_epoch=True, logger=False)
         return loss
@@ -136,11 +137,19 @@ class Classifier(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Keep what the network said."""
-        self.predictions["val"] = Predictions(*map(torch.cat, zip(*self._seen, strict=True)))
+        self.predictions["val"] = self._all_seen()
 
     def on_test_epoch_end(self) -> None:
         """Keep what the network said."""
-        self.predictions["test"] = Predictions(*map(torch.cat, zip(*self._seen, strict=True)))
+        self.predictions["test"] = self._all_seen()
+
+    def _all_seen(self) -> Predictions:
+        """Of all processes, in the order of the data set."""
+        seen = [torch.cat(values) for values in zip(*self._seen, strict=True)]
+        if self.trainer.world_size > 1:
+            seen = [torch.cat(gather_all_tensors(values)) for values in seen]  # shares may differ in length
+        order = seen[-1].argsort()
+        return Predictions(*(values[order].cpu() for values in seen))
 
     def on_validation_end(self) -> None:
         """Step a plateau schedule, before this epoch's checkpoint is written."""

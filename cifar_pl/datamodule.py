@@ -42,7 +42,8 @@ class DataModule(LightningDataModule):
             source: Returns the images.
             augment: Named random transforms of training images.
             val_size: How many training images to hold out, stratified; 0 for none.
-            batch_size: Images per step and process. A training epoch drops its incomplete last batch.
+            batch_size: Images per step, shared by the processes where there are several. A training epoch drops
+                its incomplete last batch.
             num_workers: Loader processes per split. `auto`: on a CPU none, because augmentation takes
                 2 % of the time and training has the cores anyway; with a GPU one per core, up to 8.
             split_seed: Chooses the held-out images; not the run's seed, for seeds must not change the exam.
@@ -135,28 +136,43 @@ class DataModule(LightningDataModule):
         """How many images a split has."""
         return len(self._rows[split])
 
+    def each(self, processes: int) -> int:
+        """The images of a step that each of several processes gets.
+
+        Raises:
+            UserError: the parts are not equal, or a process would get no image of a split.
+        """
+        part, rest = divmod(self.batch_size, processes)
+        require(
+            not rest,
+            f"data.batch_size={self.batch_size}: {processes} processes share the images of a step evenly. Take "
+            f"{(part + 1) * processes}.",
+        )
+        few = [split for split, rows in self._rows.items() if 0 < len(rows) < processes]
+        require(not few, f"{processes} processes are more than there are images of {' and '.join(few)}. Start fewer.")
+        return part
+
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled and augmented; full batches only."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = EpochSampler(self._rows["train"], self._seed, rank, world_size)
-        return self._loader("train", sampler, drop_last=True)
+        """Shuffled and augmented; full batches only. Of several processes each gets its share."""
+        return self._loader("train", self._seed)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[None]:
-        """In order, every image in every process, so that no image counts twice. Empty without validation."""
-        return self._loader("val", EpochSampler(self._rows["val"], None)) if self.size("val") else []
+        """In order; of several processes each gets its share, and every image is in one. Empty without validation."""
+        return self._loader("val", None) if self.size("val") else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """In order, every image in every process."""
-        return self._loader("test", EpochSampler(self._rows["test"], None))
+        """In order; of several processes each gets its share, and every image is in one."""
+        return self._loader("test", None)
 
-    def _loader(self, split: str, sampler: EpochSampler, drop_last: bool = False) -> DataLoader[Batch]:
+    def _loader(self, split: str, seed: int | None) -> DataLoader[Batch]:
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         gpu = self.trainer.strategy.root_device.type == "cuda" if self.trainer else torch.cuda.is_available()
         workers = (min(hardware.cores(), 8) if gpu else 0) if self._num_workers == "auto" else int(self._num_workers)
         return DataLoader(
             self._sets[split],
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
+            batch_size=self.each(processes),
+            sampler=EpochSampler(self._rows[split], seed, rank, processes),
+            drop_last=split == "train",
             num_workers=workers,
             collate_fn=_whole_batch,
             pin_memory=gpu,

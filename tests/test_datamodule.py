@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 
 import albumentations as A
 import numpy as np
@@ -89,6 +90,36 @@ def test_processes_share_an_epoch_evenly() -> None:
     assert [len(share) for share in shares] == [5, 5]
     assert len({*shares[0], *shares[1]}) == 10
     assert {*shares[0], *shares[1]} < set(rows)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_a_step_of_several_processes_is_a_step_of_one(tiny_source: Source, processes: int) -> None:
+    data, rows = make(tiny_source, batch_size=12), np.arange(96)
+    shares = [[row for _, row in EpochSampler(rows, 3, rank, processes)] for rank in range(processes)]
+    alone, each = [row for _, row in EpochSampler(rows, 3)], data.each(processes)
+    assert sorted(chain(*shares)) == rows.tolist()
+    for step in range(96 // 12):
+        together = chain(*(share[step * each : (step + 1) * each] for share in shares))
+        assert sorted(together) == sorted(alone[step * 12 : (step + 1) * 12])
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_processes_evaluate_every_image_once(processes: int) -> None:
+    rows = np.arange(5, 42)
+    samplers = [EpochSampler(rows, None, rank, processes) for rank in range(processes)]
+    assert sorted(row for sampler in samplers for _, row in sampler) == rows.tolist()
+    for sampler in samplers:
+        assert len(sampler) == len([*sampler])
+
+
+def test_what_processes_cannot_share_is_refused(tiny_source: Source) -> None:
+    data = make(tiny_source, val_size=3)
+    assert data.each(2) == 8
+    with pytest.raises(UserError, match=r"batch_size=16: 5 processes.*Take 20"):
+        data.each(5)
+    with pytest.raises(UserError, match=r"4 processes are more than there are images of val"):
+        data.each(4)
+    assert make(tiny_source, val_size=0).each(4) == 4
 
 
 def test_channel_statistics_equal_numpys() -> None:

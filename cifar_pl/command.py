@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_pl import resume
+from cifar_pl import processes, resume, rundir
 from cifar_pl.errors import UserError, nearest
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -90,9 +90,14 @@ class Failed(BaseException):
 
 
 def register_resolvers() -> None:
-    """`${run_id:}`: four hex digits, one per process; `${safe:TEXT}`: a file name; `${share:X,N}`: of N."""
-    run_id = secrets.token_hex(2)
-    OmegaConf.register_new_resolver("run_id", lambda: run_id, replace=True)
+    """What the config calls.
+
+    `${run_id:}`: four hex digits, one per process; `${safe:TEXT}`: a file name; `${share:X,N}`: of N;
+    `${hydra_dir:DIR}`: where in a run directory Hydra may write.
+    """
+    run_id, started = secrets.token_hex(2), processes.started()  # now: Lightning will say how many it starts, too
+    OmegaConf.register_new_resolver("run_id", lambda: _alone(run_id, started), replace=True)
+    OmegaConf.register_new_resolver("hydra_dir", _hydra_dir, replace=True)
     OmegaConf.register_new_resolver("safe", _safe, replace=True)
     OmegaConf.register_new_resolver("share", lambda share, of: int(share * of), replace=True)
 
@@ -131,6 +136,20 @@ def _known() -> list[str]:
     return known
 
 
+def _alone(run_id: str, started: int) -> str:
+    if started > 1:
+        raise Failed from UserError(
+            f"{started} processes were started, and each would make a run directory of its own. Name one for all: "
+            f"torchrun --nproc-per-node {started} train.py trainer=ddp hydra.run.dir=outputs/NAME"
+        )
+    return run_id
+
+
+def _hydra_dir(run_dir: str) -> str | None:
+    """Nowhere in further processes, for the first one writes, nor where a run is: this one will be refused."""
+    return None if processes.rank() or rundir.is_run(Path(run_dir)) else ".hydra"
+
+
 def _safe(text: object) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", str(text))[:80].strip("_") or "default"
 
@@ -141,6 +160,8 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 def _one_log() -> None:
     """Let Lightning and warnings write into the run's log, once each, without what everybody knows."""
+    if processes.rank():
+        logging.disable(logging.WARNING)  # the first process says it for all; what goes wrong each says itself
     for name in ("pytorch_lightning", "lightning_fabric"):
         library = logging.getLogger(name)
         library.handlers.clear()

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from cifar_pl import calibration, checkpoints, hardware, page, predictions, rate, report, resume, rundir
+from cifar_pl import calibration, checkpoints, hardware, page, predictions, processes, rate, report, resume, rundir
 from cifar_pl.build import build, complete
 from cifar_pl.callbacks import EpochLog, Misclassified, Progress
 from cifar_pl.classifier import Classifier
@@ -44,6 +44,8 @@ def run(cfg: DictConfig) -> float | None:
     run_dir = Path(cfg.run_dir)
     if cfg.resume:
         resume.check(cfg, run_dir)  # before a file is touched
+    elif _first_process():
+        rundir.require_new(run_dir)
     matplotlib.use("Agg")
     hardware.keep_memory()
     overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
@@ -99,6 +101,8 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         enable_progress_bar=any(isinstance(c, Progress) for c in callbacks),
         **({} if data.size("val") else {"limit_val_batches": 0}),
     )
+    if (several := trainer.world_size) > 1:
+        log.info("%d processes, %d images each per step", several, data.each(several))
     last = str(run_dir / rundir.LAST) if cfg.resume else None
     trainer.fit(classifier, datamodule=data, ckpt_path=last, weights_only=True)
     # Now, because the test loads a checkpoint, and with it what the callbacks knew at that epoch.
@@ -159,7 +163,17 @@ def _check(cfg: DictConfig) -> None:
     require(
         HydraConfig.get().mode != RunMode.MULTIRUN or cfg.trainer.devices in (1, "1", "auto"),
         f"trainer.devices={cfg.trainer.devices}: a sweep in one process cannot start several per run. "
-        "Leave out -m and start the runs one by one.",
+        "Leave out -m, and let the shell sweep: for seed in 0 1 2; do python train.py trainer=ddp seed=$seed; done",
+    )
+    devices, nodes, started = cfg.trainer.devices, cfg.trainer.get("num_nodes", 1), processes.started()
+    require(
+        nodes == 1 or started > 1,
+        f"trainer.num_nodes={nodes}: on several machines torchrun or srun has to start the processes.",
+    )
+    require(
+        started == 1 or not isinstance(devices, int) or started == devices * nodes,
+        f"trainer.devices={devices} on {nodes} machines, but {started} processes were started: give as many as "
+        "torchrun or srun starts on each, trainer=ddp trainer.devices=... trainer.num_nodes=...",
     )
     every = cfg.trainer.check_val_every_n_epoch
     require(

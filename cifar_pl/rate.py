@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from cifar_pl.errors import require
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 1800.0  # seconds that further processes wait for the first one's range test, as long as torch waits for one
+
 
 def choose(
     cfg: DictConfig, network: nn.Module, data: DataModule, trainer: dict[str, Any], run_dir: Path, measure: bool
@@ -29,7 +32,10 @@ def choose(
         data: Loaded.
         trainer: Arguments of the range test's throw-away `Trainer`.
         run_dir: Where the range test's files are, or go.
-        measure: Run the range test, where the config asks for one; further processes only read its file.
+        measure: Run the range test, where the config asks for one; further processes wait for its file.
+
+    Raises:
+        UserError: the range test's file is missing, for good or for longer than such a test takes.
     """
     lr, source = float(cfg.optimizer.lr), "from the config"
     if cfg.resume:
@@ -45,8 +51,11 @@ def choose(
         )
         find(cfg.lr_finder, spare, data, trainer, run_dir)
     if "num_training" in cfg.lr_finder:  # measured just now, by the first process, or before the run was interrupted
-        require((run_dir / rundir.FINDER).exists(), f"{run_dir / rundir.FINDER} is missing: the rate is not known.")
-        found = rundir.read_json(run_dir / rundir.FINDER)
+        file, end = run_dir / rundir.FINDER, time.monotonic() + (0 if cfg.resume or measure else PATIENCE)
+        while not file.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        require(file.exists(), f"{file} is missing: the rate is not known. Look for what the first process says.")
+        found = rundir.read_json(file)
         lr, source = found["lr"], found["source"]
     return lr, source
 

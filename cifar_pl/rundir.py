@@ -117,7 +117,7 @@ def find(name: str) -> Path:
     directory = Path(name)
     require(directory.is_dir(), f"{name}: there is no such directory.")
     require(
-        (directory / CONFIG).is_file() and (directory / STATUS).is_file(),
+        is_run(directory),
         f"{name}: this is not a run directory (it has no {CONFIG} or no {STATUS}). "
         "Give the directory that holds them, or latest.",
     )
@@ -127,6 +127,19 @@ def find(name: str) -> Path:
 def require_empty(directory: Path) -> None:
     """Raises UserError where something is in `directory` that would be overwritten."""
     require(not directory.exists() or not any(directory.iterdir()), f"{directory} is not empty. Name a new directory.")
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a run is in this directory; one whose config was refused is none."""
+    return (directory / CONFIG).is_file() and (directory / STATUS).is_file()
+
+
+def require_new(run_dir: Path) -> None:
+    """Raises UserError where a run is in `run_dir` already."""
+    require(
+        not is_run(run_dir),
+        f"{run_dir} holds a run already. resume={run_dir} goes on with it; for another one name a new directory.",
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import from lower levels only.
 LEVELS = (
     {"errors"},
-    {"rundir", "sources", "hardware"},
+    {"rundir", "sources", "hardware", "processes"},
     {"sources.download", "augment", "network", "schedulers", "gradcam", "figures", "report", "lr_finder", "resume"},
     {"predictions"},
     {"calibration", "gallery"},

@@ -101,6 +101,12 @@ def test_a_signal_interrupts_and_resume_latest_goes_on(
     assert again.returncode == 1
     assert "is finished" in again.stderr
 
+    before = (run / ".hydra/overrides.yaml").read_text()
+    other = train(*RUN, "seed=1", f"hydra.run.dir={run}")
+    assert other.returncode == 1
+    assert f"{run} holds a run already" in other.stderr
+    assert (run / ".hydra/overrides.yaml").read_text() == before
+
 
 def test_arguments_of_a_resumed_run_are_its_own_then_the_new_ones(tmp_path: Path) -> None:
     run = tmp_path / "it's a run"

@@ -1,34 +1,167 @@
 """Two real processes on the CPU."""
 
 import csv
+import hashlib
 import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from omegaconf import DictConfig
+from pytorch_lightning import Callback, Trainer
 
-from tests.conftest import TINY, Train
+from cifar_pl import experiment, rate, rundir
+from cifar_pl.batches import Batch
+from cifar_pl.build import build
+from cifar_pl.classifier import Classifier
+from cifar_pl.errors import UserError
+from tests.conftest import ROOT, TINY, Train
+
+DDP = (*(override for override in TINY if override != "trainer=cpu"), "trainer=ddp", "trainer.accelerator=cpu")
 
 
-def test_two_processes_end_in_one_run_with_one_rate_and_a_gallery(train: Train, tmp_path: Path) -> None:
+class Probe(Callback):
+    """Writes what one process sees into `rank<n>.json`."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._run_dir, self._facts = Path(run_dir), {"epochs": [], "evaluated": {}, "predictions": {}}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
+        self._facts["epochs"].append([])
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Classifier, outputs: Any, batch: Batch, *_: Any) -> None:  # type: ignore[override]
+        self._facts["epochs"][-1].append(batch.index.tolist())
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
+        self._facts["evaluated"]["val"] = self._count(pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
+        self._facts["evaluated"]["test"] = self._count(pl_module, "test")
+
+    def _count(self, pl_module: Classifier, split: str) -> int:
+        """The images that a metric of this process alone has counted."""
+        metric = pl_module.metric(f"{split}/acc")
+        return int(metric.tp + metric.fn)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
+        weights = b"".join(value.numpy().tobytes() for value in pl_module.state_dict().values())
+        self._facts |= {
+            "weights": hashlib.sha256(weights).hexdigest(),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+        }
+
+    def on_test_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
+        for split, said in pl_module.predictions.items():
+            self._facts["predictions"][split] = said.index.tolist()
+        (self._run_dir / f"rank{trainer.global_rank}.json").write_text(json.dumps(self._facts))
+
+
+def test_two_processes_are_one_run(train: Train, config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    images = ("data.val_size=129",)  # shares of 65 and 64: two batches and one, and nobody may wait for the other
     result = train(
-        *[override for override in TINY if override != "trainer=cpu"],
-        "trainer=ddp",
-        "trainer.accelerator=cpu",
-        "data.batch_size=64",
-        "trainer.max_epochs=3",
-        "+trainer.limit_train_batches=3",
+        *DDP,
+        *images,
+        "trainer.max_epochs=5",
         "optimizer.lr=0.02",
         "scheduler=plateau",
         "scheduler.patience=0",
         "scheduler.threshold=9",
+        "callbacks=early_stopping",
+        "callbacks.early_stopping.patience=2",
+        "+callbacks.early_stopping.min_delta=9",
+        "+callbacks.probe={_target_: tests.test_ddp.Probe, run_dir: '${run_dir}'}",
         "callbacks.misclassified.number=2",
     )
     assert result.returncode == 0, result.stderr
+    assert result.stdout.count("2 processes, 64 images each per step") == 1
     (run,) = tmp_path.glob("outputs/*/*")
     with (run / "metrics.csv").open() as file:
         rates = [float(row["lr"]) for row in csv.DictReader(file)]
-    assert rates == pytest.approx([0.02, 0.02, 0.004])  # the second validation is no tenfold better than the first
+    # The second validation is no tenfold better than the first: the rate drops. The third is neither: it stops.
+    assert rates == pytest.approx([0.02, 0.02, 0.004])
     assert (run / "figures/misclassified.png").exists()
     assert (run / "report.html").exists()
     assert json.loads((run / "status.json").read_text())["status"] == "finished"
-    assert json.loads((run / "summary.json").read_text())["protocol"]["images"]["test"] == 359
+
+    one, other = (json.loads((run / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert one["weights"] == other["weights"]
+    assert one["lr"] == other["lr"] == pytest.approx(0.0008)
+    data = build(config(*DDP, *images).datamodule)
+    data.load()
+    alone = data.train_dataloader()
+    assert len(one["epochs"]) == len(other["epochs"]) == 3
+    for epoch, (first, second) in enumerate(zip(one["epochs"], other["epochs"], strict=True)):
+        alone.sampler.set_epoch(epoch)
+        for batch, mine, yours in zip(alone, first, second, strict=True):
+            assert len(mine) == len(yours) == 64
+            assert sorted(mine + yours) == sorted(batch.index.tolist())
+
+    val = np.sort(np.concatenate([batch.index for batch in data.val_dataloader()])).tolist()
+    assert (one["evaluated"], other["evaluated"]) == ({"val": 65, "test": 180}, {"val": 64, "test": 179})
+    assert one["predictions"] == other["predictions"] == {"val": val, "test": list(range(359))}
+    summary = json.loads((run / "summary.json").read_text())
+    with np.load(run / "predictions.npz") as said:
+        assert said["index"].tolist() == list(range(359))
+        assert summary["test"]["acc"] == pytest.approx((said["logits"].argmax(1) == said["label"]).mean())
+
+
+def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "train.py"))
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+    command = [sys.executable, *start, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_torchrun_makes_one_run_in_one_directory(tmp_path: Path) -> None:
+    finder = ("lr_finder=range_test", "lr_finder.num_training=50")
+    bare = ("data.val_size=0", "trainer.max_epochs=1", "callbacks.misclassified=null", "logger=none", "tta=flip")
+    result = torchrun(*DDP, *finder, *bare, "hydra.run.dir=outputs/NAME", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "outputs/NAME"
+    assert [*tmp_path.iterdir(), *tmp_path.glob("outputs/*")] == [tmp_path / "outputs", run]
+    assert (run / ".hydra/overrides.yaml").exists()
+    for said in (result.stdout, (run / "train.log").read_text()):
+        for line in ("Images: 1438 to train on", "Range test: ", "Rate ", "2 processes, 64 images", "epoch 1/1 |"):
+            assert said.count(line) == 1
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["lr"]["value"] == json.loads((run / "lr_finder.json").read_text())["lr"]
+    assert {"acc", "acc_tta"} <= summary["test"].keys()
+
+
+def test_torchrun_without_a_directory_is_refused(tmp_path: Path) -> None:
+    result = torchrun(*DDP, cwd=tmp_path)
+    assert result.returncode != 0
+    lines = {line for line in result.stderr.splitlines() if line.startswith("error:")}  # both processes say it
+    assert len(lines) == 1
+    assert "2 processes were started" in lines.pop()
+    assert "hydra.run.dir=outputs/NAME" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_the_trainer_does_not_know_of_are_refused(
+    config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=r"trainer\.devices=2 on 1 machines, but 4 processes"):
+        experiment.run(config(*DDP))
+
+
+def test_further_processes_wait_for_the_rate_but_not_for_ever(
+    config: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg: Any = config(*DDP, "lr_finder=range_test")
+    nothing: Any = None
+    found = {"lr": 0.03, "source": "range test"}
+    first = threading.Timer(0.5, rundir.write_json, (tmp_path / rundir.FINDER, found))
+    first.start()
+    assert rate.choose(cfg, nothing, nothing, {}, tmp_path, measure=False) == (0.03, "range test")
+    first.join()
+    monkeypatch.setattr(rate, "PATIENCE", 0.0)
+    with pytest.raises(UserError, match=r"lr_finder\.json is missing"):
+        rate.choose(cfg, nothing, nothing, {}, tmp_path / "elsewhere", measure=False)

@@ -256,6 +256,8 @@ def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_ex
         (("+model.depth=9",), r"model: .*depth"),
         (("+trainer.epochs=9",), r"trainer: .*epochs"),
         (("optimizer.momentum=-1",), r"optimizer: .*momentum"),
+        (("trainer=ddp", "trainer.num_nodes=2"), r"num_nodes=2: .*torchrun or srun"),
+        (("trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=127"), r"batch_size=127: 2 processes.*Take 128"),
     ],
 )
 def test_what_cannot_be_done_is_refused(

@@ -95,7 +95,8 @@ class Classifier(LightningModule):
                 loss = loss + self._l1 * sum(p.abs().sum() for p in self.network.parameters() if p.dim() > 1)
             self._last_loss = loss.detach()
         self.metric(f"{split}/acc").update(logits.detach(), batch.label)
-        self.metric(f"{split}/loss").update(loss.detach(), weight=len(batch.label))
+        # once per image: unless it looks for NaNs, MeanMetric ignores weights (torchmetrics 1.9)
+        self.metric(f"{split}/loss").update(loss.detach().expand(len(batch.label)))
         for name in (f"{split}/acc", f"{split}/loss"):
             # to callbacks only: `EpochLog` gives it to the loggers, with the epoch as the x-axis
             self.log(name, self.metric(name), on_step=False, on_epoch=True, logger=False, batch_size=len(batch.label))

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 
@@ -109,6 +111,8 @@ def test_two_processes_are_one_run(train: Train, config: Callable[..., DictConfi
     with np.load(run / "predictions.npz") as said:
         assert said["index"].tolist() == list(range(359))
         assert summary["test"]["acc"] == pytest.approx((said["logits"].argmax(1) == said["label"]).mean())
+        loss = F.cross_entropy(*(torch.from_numpy(said[name]) for name in ("logits", "label")))
+    assert summary["test"]["loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 class EpochSampler(Sampler[Key]):
     """Rows of one split as (epoch, row), so that workers need no other word of the epoch.
 
-    The order of an epoch depends on `(seed, epoch)` alone. Of several processes each gets every so manieth row, so
+    The order of an epoch depends on `(seed, epoch)` alone. Of several processes each gets every `world_size`-th row, so
     that a step of all of them together has the images that one process would have given it. Where the rows are
     shuffled, to train on, shares have the same length; otherwise every row is in one, and one may be a row
     longer than another. Lightning calls `set_epoch`, after a resume too.

@@ -170,6 +170,8 @@ class DataModule(LightningDataModule):
         workers = (min(hardware.cores(), 8) if gpu else 0) if self._num_workers == "auto" else int(self._num_workers)
         return DataLoader(
             self._sets[split],
+            # A share of val or test may need a batch more than another: without gradients, torch's DDP waits for the
+            # other processes at the first batch only, and everybody has that one.
             batch_size=self.each(processes),
             sampler=EpochSampler(self._rows[split], seed, rank, processes),
             drop_last=split == "train",

@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from cifar_pl import command, hardware, report, rundir
+from cifar_pl import command, hardware, rundir, summary
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -28,7 +28,7 @@ def head(module: str) -> dict[str, Any]:
     """Command, commit, versions and hardware, which every record begins with."""
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
-        **report.provenance(),
+        **summary.provenance(),
         "hardware": hardware.describe(),
     }
 

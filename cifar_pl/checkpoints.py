@@ -29,7 +29,9 @@ class WholeFiles(TorchCheckpointIO):
         try:
             with rundir.whole(Path(path)) as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk, or a signal, into a RuntimeError
+            if isinstance(error.__context__, (KeyboardInterrupt, SystemExit)):
+                raise error.__context__ from None
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise UserError(f"{path} could not be written: {reason}. What was there before still is.") from error
 

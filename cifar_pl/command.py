@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_pl import processes, resume, rundir
-from cifar_pl.errors import UserError, nearest
+from cifar_pl.errors import Pruned, UserError, nearest
 
 CONF = Path(__file__).parents[1] / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -66,12 +66,17 @@ def script(main: Callable[[], object]) -> int:
 
 def job(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | None:
     """One job of Hydra's. A failed single run goes past Hydra, which would add its own words to the message."""
+    if not OmegaConf.has_resolver("share"):
+        register_resolvers()  # a launcher brought us to another process
     _one_log()
     try:
         return run(cfg)
+    except Pruned as end:
+        logging.getLogger(__name__).info("%s", end)
+        return None
     except Exception as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            logging.getLogger(__name__).error("%s failed: %s", cfg.run_dir, explain(error))
+            logging.getLogger(__name__).error("error: %s", explain(error))
             raise  # Hydra goes on with the other jobs
         raise Failed from error
 
@@ -92,13 +97,12 @@ class Failed(BaseException):
 def register_resolvers() -> None:
     """What the config calls.
 
-    `${run_id:}`: four hex digits, one per process; `${safe:TEXT}`: a file name; `${share:X,N}`: of N;
-    `${hydra_dir:DIR}`: where in a run directory Hydra may write.
+    `${run_id:}`: four hex digits, one per process; `${share:X,N}`: of N; `${hydra_dir:DIR}`: where in a run
+    directory Hydra may write.
     """
     run_id, started = secrets.token_hex(2), processes.started()  # now: Lightning will say how many it starts, too
     OmegaConf.register_new_resolver("run_id", lambda: _alone(run_id, started), replace=True)
     OmegaConf.register_new_resolver("hydra_dir", _hydra_dir, replace=True)
-    OmegaConf.register_new_resolver("safe", _safe, replace=True)
     OmegaConf.register_new_resolver("share", lambda share, of: int(share * of), replace=True)
 
 
@@ -150,7 +154,8 @@ def _hydra_dir(run_dir: str) -> str | None:
     return None if processes.rank() or rundir.is_run(Path(run_dir)) else ".hydra"
 
 
-def _safe(text: object) -> str:
+def safe(text: object) -> str:
+    """`text` as a part of a file name: letters, digits and `._-`, at most 80 of them."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", str(text))[:80].strip("_") or "default"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
+from sklearn.model_selection import StratifiedKFold
 from torch.utils.data import DataLoader
 
 from cifar_pl import hardware
@@ -35,6 +36,8 @@ class DataModule(LightningDataModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         protocol: str = "honest",
+        fold: int | None = None,
+        folds: int = 5,
     ) -> None:
         """Remember what to do; `load` does it.
 
@@ -55,6 +58,8 @@ class DataModule(LightningDataModule):
             std: The same, standard deviation.
             protocol: `honest`, or `published`: all training images train, and the test images stand in for
                 the validation, so that what is selected is selected on them.
+            fold: Hold out this one of `folds` stratified parts, counted from 0, in place of `val_size` images.
+            folds: How many parts.
 
         Raises:
             UserError: a number is out of range.
@@ -72,6 +77,14 @@ class DataModule(LightningDataModule):
             (mean is None and std is None) or (_colour(mean) and _colour(std) and min(std or [0]) > 0),
             f"data.mean={mean}, data.std={std}: three numbers from 0 to 1 each, those of std above 0, or null both.",
         )
+        _whole("data.folds", folds, 2)
+        if fold is not None:
+            _whole("data.fold", fold, 0)
+            require(fold < folds, f"data.fold={fold}: of {folds} folds (data.folds) the last is {folds - 1}.")
+            require(
+                protocol == "honest", "data.fold holds images out, protocol=published does not: leave one of them out."
+            )
+        self._fold, self._folds = fold, folds
         self._make_source, self._transforms = source, augment
         self.test_selected = protocol == "published"
         self._val_size = 0 if self.test_selected else val_size
@@ -90,7 +103,7 @@ class DataModule(LightningDataModule):
         if self._source is not None:
             return self._source
         source = self._make_source()
-        train, val = stratified_split(source.train.labels, self._val_size, self._split_seed)
+        train, val = self._split(source.train.labels)
         require(
             len(train) >= self.batch_size,
             f"data.batch_size={self.batch_size}: there are only {len(train)} training images "
@@ -113,6 +126,17 @@ class DataModule(LightningDataModule):
             self._rows["val"], self._sets["val"] = self._rows["test"], self._sets["test"]
         self._source = source
         return source
+
+    def _split(self, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if self._fold is None:
+            return stratified_split(labels, self._val_size, self._split_seed)
+        least = int(np.bincount(labels).min())
+        require(
+            least >= self._folds, f"data.folds={self._folds}: the smallest class has {least} images. Make it smaller."
+        )
+        folds = StratifiedKFold(self._folds, shuffle=True, random_state=self._split_seed)
+        train, val = list(folds.split(labels, labels))[self._fold]
+        return train, val
 
     def setup(self, stage: str) -> None:
         """Lightning's name for `load`."""

@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class Pruned(Exception):  # noqa: N818 - no error
+    """A search ended this run early, because it does worse than most: the message says when."""
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """` Did you mean a, b?` with up to three of `options` that look like `name`, or an empty string."""
     matches = difflib.get_close_matches(name, sorted(set(options)), n=3, cutoff=0.5)

@@ -16,12 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from cifar_pl import calibration, checkpoints, hardware, page, predictions, processes, rate, report, resume, rundir
+from cifar_pl import calibration, checkpoints, hardware, page, predictions, processes, rate, resume, rundir, summary
 from cifar_pl.build import build, complete
 from cifar_pl.callbacks import EpochLog, Misclassified, Progress
 from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
-from cifar_pl.errors import require
+from cifar_pl.errors import Pruned, require
 from cifar_pl.network import whiten
 from cifar_pl.schedulers import FOLLOWED
 
@@ -49,7 +49,7 @@ def run(cfg: DictConfig) -> float | None:
     matplotlib.use("Agg")
     hardware.keep_memory()
     overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
-    origin = {**report.provenance(), "overrides": overrides}  # now: the code may have changed when the run ends
+    origin = {**summary.provenance(), "overrides": overrides}  # now: the code may have changed when the run ends
     if cfg.resume and (before := rundir.read_json(run_dir / rundir.STATUS).get("git")) != origin["git"]:
         log.warning("!! The run was begun by other code (%s) than goes on with it (%s).", before, origin["git"])
         origin["git"] = {**(origin["git"] or {"commit": None}), "dirty": True, "begun": before}
@@ -105,6 +105,8 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         log.info("%d processes, %d images each per step", several, data.each(several))
     last = str(run_dir / rundir.LAST) if cfg.resume else None
     trainer.fit(classifier, datamodule=data, ckpt_path=last, weights_only=True)
+    if any(getattr(c, "pruned", False) for c in callbacks):
+        raise Pruned(f"Pruned after epoch {trainer.current_epoch}: most trials of this search did better by then.")
     # Now, because the test loads a checkpoint, and with it what the callbacks knew at that epoch.
     rows = [row for c in callbacks if isinstance(c, EpochLog) for row in c.rows]
     best = next((c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor), None)
@@ -115,7 +117,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         # The test images are no validation, not even where they stand in for it.
         said = {s: p for s, p in classifier.predictions.items() if s == "test" or not data.test_selected}
         scores = predictions.scores(said["test"].confusion(len(classes)), classes)
-        summary = {
+        facts = {
             "status": "finished",
             "test": {
                 "loss": float(trainer.callback_metrics["test/loss"]),
@@ -123,7 +125,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
                 **({"acc_tta": float(trainer.callback_metrics["test/acc_tta"])} if cfg.tta == "flip" else {}),
                 "acc_per_class": {score.name: score.recall for score in scores},
             },
-            **report.training(rows, cfg.monitor, cfg.mode, cfg.target_acc),
+            **summary.training(rows, cfg.monitor, cfg.mode, cfg.target_acc),
             "lr": {"value": lr, "source": lr_source},
             "calibration": calibration.summary(said),
             "parameters": sum(p.numel() for p in network.parameters()),
@@ -137,14 +139,14 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
             **origin,
             "hardware": {**machine, "precision": precision, "accelerator": accelerator},
         }
-        rundir.write_json(run_dir / rundir.SUMMARY, summary)
+        rundir.write_json(run_dir / rundir.SUMMARY, facts)
         gallery = next((c.gallery for c in callbacks if isinstance(c, Misclassified)), None)
         try:
             pixels, selected = data.pixels, data.test_selected
-            page.write(run_dir, run_dir / rundir.PAGE, summary, said, classes, pixels, gallery, selected)
+            page.write(run_dir, run_dir / rundir.PAGE, facts, said, classes, pixels, gallery, selected)
         except Exception:
             log.exception("The page could not be made; everything else is there.")
-        log.info("\n%s\n", report.table(summary, run_dir))
+        log.info("\n%s\n", summary.table(facts, run_dir))
     return None if score is None or data.test_selected else float(score)  # no sweep selects on the test set either
 
 
@@ -175,6 +177,7 @@ def _check(cfg: DictConfig) -> None:
         f"trainer.devices={devices} on {nodes} machines, but {started} processes were started: give as many as "
         "torchrun or srun starts on each, trainer=ddp trainer.devices=... trainer.num_nodes=...",
     )
+    require("trials" not in cfg.sweep, "sweep=search is made of many runs: add -m.")
     every = cfg.trainer.check_val_every_n_epoch
     require(
         isinstance(every, int) and 1 <= every <= epochs,
@@ -189,7 +192,7 @@ def _check(cfg: DictConfig) -> None:
         isinstance(share, (int, float)) and 0 <= share < 1,
         f"data.start_share={share}: it must be a number from 0 to below 1, for training has to end at full size.",
     )
-    if cfg.data.val_size == 0 and cfg.protocol == "honest":
+    if cfg.data.val_size == 0 and cfg.data.fold is None and cfg.protocol == "honest":
         require(
             "plateau" not in cfg.scheduler["_target_"],
             "scheduler=plateau follows the validation, but data.val_size=0 leaves none. Hold images out, or take "
@@ -213,6 +216,11 @@ def _callbacks(cfg: DictConfig, validates: bool) -> list[Callback]:
             log.info("No validation (data.val_size=0): no best checkpoint is kept, the last one is tested.")
             continue
         callbacks.append(build(node, f"callbacks.{name}"))
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN and (study := Path(hydra.sweep.dir) / rundir.STUDY).exists():
+        from cifar_pl.callbacks.prune import Prune  # optuna is optional
+
+        callbacks.append(Prune(study, hydra.job.num, cfg.monitor, cfg.mode))
     return [*callbacks, Progress()] if sys.stdout.isatty() else callbacks
 
 

@@ -6,14 +6,17 @@ Figures are made without pyplot, so none of them stays alive in a global list.
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 TEST_SELECTED = "protocol=published: validation is the test set, and the result is test-selected"
+COLORS = 10  # matplotlib's cycle
 TRAIN, VAL, MARK = "#1f77b4", "#d95f02", "#c02020"
 
 
@@ -84,6 +87,34 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
     if drops:
         axes[2].set_ylim(min(rates) / 2, 2 * max(rates))
     axes[2].xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def rates(families: Mapping[str, Sequence[tuple[float, float, float]]], ylabel: str) -> Figure:
+    """An accuracy over the learning rate, one line per family of (rate, mean, standard deviation)."""
+    figure = Figure(figsize=(6.5, 4.2 + 0.22 * len(families)), layout="constrained")
+    axes = figure.subplots()
+    for n, (name, points) in enumerate(families.items()):
+        lr, mean, std = zip(*points, strict=True)
+        axes.errorbar(lr, mean, std, marker="o", markersize=4, capsize=3, label=name, **_line(n))
+    axes.set(xscale="log", xlabel="learning rate", ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    _legend_below(figure)
+    return figure
+
+
+def overlaid(lines: Mapping[str, NDArray[np.float64]], ylabel: str) -> Figure:
+    """A value after each epoch, one line per name, best first: the first ten in colour, the others grey."""
+    figure = Figure(figsize=(6.5, 4.2 + 0.22 * min(len(lines), COLORS + 1)), layout="constrained")
+    axes = figure.subplots()
+    for n, (name, values) in enumerate(lines.items()):
+        label = name if n < COLORS else f"{len(lines) - COLORS} others" if n == COLORS else None
+        style = _line(n) if n < COLORS else {"color": "0.75", "zorder": 1}
+        axes.plot(np.arange(1, len(values) + 1), values, linewidth=1.2, label=label, **style)
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    _legend_below(figure)
     return figure
 
 
@@ -174,6 +205,17 @@ def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.u
     mixed = grey * (1 - 0.6 * heat[..., None]) + 0.6 * heat[..., None] * color
     shown: NDArray[np.uint8] = np.rint(255 * np.clip(mixed, 0, 1)).astype(np.uint8)
     return shown
+
+
+def _line(n: int) -> dict[str, Any]:
+    """Colour and dashes of the nth line."""
+    return {"color": f"C{n % COLORS}", "linestyle": ("-", "--", ":", "-.")[n // COLORS % 4]}
+
+
+def _legend_below(figure: Figure) -> None:
+    legend = figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a user's words
 
 
 def _show(ax: Axes, image: NDArray[np.uint8], title: str = "", color: str = "black") -> None:

@@ -53,6 +53,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls each of the GPUs that this process may use."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(n) for n in range(count)]
+
+
 def describe() -> dict[str, str | int]:
     """Processor, cores, torch threads, and GPU where there is one."""
     cpuinfo = Path("/proc/cpuinfo")

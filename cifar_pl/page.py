@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_pl import calibration, figures, report, rundir
+from cifar_pl import calibration, figures, rundir, summary
 from cifar_pl.gallery import Gallery, as_csv
 from cifar_pl.predictions import SPLITS, Case, Predictions, confused, interval, scores, suspects
 
@@ -48,16 +48,13 @@ def write(
         gallery: What to show of it.
         test_selected: The test images were the validation, and the page says so.
     """
-    rows = report.read_metrics(run_dir / rundir.METRICS)
+    rows = summary.read_metrics(run_dir / rundir.METRICS)
     known = ("epochs", "seconds", "images_per_second")  # of an unfinished run, too
-    run = {**{key: value for key, value in report.training(rows).items() if key in known}, **facts}
+    run = {**{key: value for key, value in summary.training(rows).items() if key in known}, **facts}
     calibrated = calibration.summary(predictions) if "test" in predictions else {}
     doubted = {split: suspects(p) for split, p in predictions.items()}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cifar_pl", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "number": _number, "tile": tile}
-    text = environment.get_template("page.html").render(
+    text = render(
+        "page.html",
         name=run_dir.resolve().name,
         run=run,
         selected=test_selected,
@@ -79,6 +76,15 @@ def write(
     rundir.write(page, text)
     for split, found in doubted.items():
         rundir.write(page.with_name(f"suspect_labels_{split}.csv"), as_csv(found, classes))
+
+
+def render(template: str, **values: Any) -> str:
+    """A page by one of this package's templates; whatever stands in `values` is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cifar_pl", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "number": _number, "tile": tile}
+    return environment.get_template(template).render(values)
 
 
 def tile(image: NDArray[np.uint8]) -> str:

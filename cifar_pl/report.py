@@ -1,91 +1,150 @@
-"""A run in numbers: summary.json, and the short table at the end."""
+"""`python -m cifar_pl.report DIR...`: many runs in one table and on one page."""
 
+import argparse
 import csv
-import subprocess
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+import io
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cifar_pl import rundir
+from cifar_pl import command, compare, figures, page, rundir, summary
+from cifar_pl.compare import Comparison, Run, Spread
+from cifar_pl.errors import require
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "pytorch-lightning",
-    "torchmetrics",
-    "albumentations",
-    "hydra-core",
-    "grad-cam",
-    "numpy",
-)
+log = logging.getLogger(__name__)
 
-
-def training(
-    rows: Sequence[Mapping[str, float]], monitor: str = "val/acc", mode: str = "max", target_acc: float = 1.0
-) -> dict[str, Any]:
-    """The part of the summary that the rows of metrics.csv hold; empty where none were kept."""
-    if not rows:
-        return {"val": None}
-    scored = [row for row in rows if monitor in row]
-    best = (max if mode == "max" else min)(scored, key=lambda row: row[monitor]) if scored else None
-    reached = [row["epoch"] for row in rows if row.get("val/acc", 0.0) >= target_acc]
-    return {
-        "val": {"best_acc": best["val/acc"], "best_loss": best["val/loss"], "best_epoch": best["epoch"]}
-        if best
-        else None,
-        "train": {"acc": rows[-1]["train/acc"], "loss": rows[-1]["train/loss"]},
-        "target_acc": target_acc,
-        "first_epoch_at_target": reached[0] if reached else None,
-        "epochs": len(rows),
-        "seconds": sum(row["seconds"] for row in rows),
-        "images_per_second": float(np.median([row["images_per_second"] for row in rows])),
-    }
+TABLE, PAGE = "sweep.csv", "sweep.html"
+SHOWN = 20  # configurations in the table at the end; all of them are in the files
+COLUMNS = ("status", "configuration", "n", "lr", "seconds", "runs", "error")
+FIGURES = ("mean", "std", "low", "high")  # of val_acc and test_acc
+JUDGES = {"val": "validation", "test": "test"}
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, without what is empty; none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+def main() -> None:
+    """Compare the runs that the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m cifar_pl.report", description="Compare runs.")
+    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="a sweep, a run, or what holds them")
+    parser.add_argument("--out", type=Path, help=f"where {TABLE} and {PAGE} go; with one DIR, into it")
+    wanted = parser.parse_args()
+    require(wanted.out or len(wanted.directories) == 1, "Several directories: say with --out DIR where the page goes.")
+    out = wanted.out or wanted.directories[0]
+    comparison = Comparison(compare.find(wanted.directories))
+    write(out, comparison, shell("-m", "cifar_pl.report", *sys.argv[1:]))
+    sys.stdout.write(text(comparison) + "\n")
+    log.info("Look at: %s", out / PAGE)
 
 
-def provenance() -> dict[str, Any]:
-    """Versions of what computed, and the commit of this code where it is in a git checkout."""
-    return {"git": _git(), "versions": {name: version(name) for name in PACKAGES}}
+def write(out: Path, comparison: Comparison, how: str) -> None:
+    """Write `sweep.csv` and the self-contained page `sweep.html` into `out`; `how` is the command that made it all."""
+    rundir.write(out / TABLE, as_csv(comparison))
+    name = JUDGES[comparison.judge]
+    families, lines = _families(comparison), _curves(comparison)
+    charts = {}
+    if any(len(points) > 1 for points in families.values()):
+        charts["rates"] = figures.rates(families, f"{name} accuracy, %")
+    if lines:
+        charts["curves"] = figures.overlaid(lines, "validation accuracy, %")
+    rundir.write(
+        out / PAGE,
+        page.render(
+            "sweep.html",
+            name=out.resolve().name,
+            c=comparison,
+            judge=name,
+            judges=JUDGES,
+            charts={key: figures.svg(figure, key) for key, figure in charts.items()},
+            versions=sorted({_code(run) for run in comparison.runs}),
+            link=lambda run: os.path.relpath(run.directory / rundir.PAGE, out),
+            exists=lambda run: (run.directory / rundir.PAGE).is_file(),
+            how=how,
+        ),
+    )
 
 
-def table(summary: Mapping[str, Any], run_dir: Path) -> str:
-    """What a person wants to know first, and where the rest is."""
-    val, lr = summary["val"], summary["lr"]
-    selected = summary["protocol"]["test_selected"]
-    mark = " test-selected" if selected else ""
-    lines = {"test accuracy": f"{summary['test']['acc']:.2%}{mark}"}
-    if "acc_tta" in summary["test"]:
-        lines["with mirror images"] = f"{summary['test']['acc_tta']:.2%} (tta=flip){mark}"
-    if val:
-        epoch = f"epoch {val['best_epoch']} of {summary['epochs']}"
-        held_out = f"{val['best_acc']:.2%} ({epoch})"
-        lines["validation accuracy"] = f"none: the test set chose {epoch}" if selected else held_out
-    lines["learning rate"] = f"{lr['value']:.3g} ({lr['source']})"
-    if "seconds" in summary:
-        lines["seconds"] = f"{summary['seconds']:.0f} of training and validation"
-        lines["images/s"] = f"{summary['images_per_second']:.0f} in training"
-    lines["look at"] = str(run_dir / rundir.PAGE)
-    lines["or start"] = f"tensorboard --logdir {run_dir}"
-    width = max(map(len, lines))
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in lines.items())
+def shell(*arguments: str) -> str:
+    """A command of Python's, as a shell takes it."""
+    return shlex.join(["python", *arguments])
 
 
-def _git() -> dict[str, Any] | None:
-    def ask(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def text(comparison: Comparison) -> str:
+    """The table at the end: the best configurations, the verdict, and what has no result."""
+    rows = [["", "validation, %", "test, %", "n", "configuration"]]
+    for place, one in enumerate(comparison.configurations[:SHOWN], 1):
+        cells = (_percent(one.spread(split)) for split in JUDGES)
+        rows.append([str(place), *cells, str(len(one.runs)), one.name])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if comparison.common:
+        lines.insert(0, f"All with {' '.join(comparison.common)}")
+    if (more := len(comparison.configurations) - SHOWN) > 0:
+        lines.append(f"... and {more} more in {TABLE}")
+    lines.append(f"{comparison.verdict} (Mean ± standard deviation over n runs; by {JUDGES[comparison.judge]}.)")
+    if comparison.test_selected:
+        lines.append("!! test-selected: with protocol=published the test images stood in for the validation.")
+    lines += [f"{run.status}: {run.directory} {run.error}".rstrip() for run in comparison.others]
+    return "\n".join(lines)
 
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None  # no git, or no checkout
+
+def as_csv(comparison: Comparison) -> str:
+    """One row per configuration, best first, then one per run without a result; fractions in [0, 1]."""
+    columns = [*COLUMNS[:3], *(f"{split}_acc_{figure}" for split in JUDGES for figure in FIGURES), *COLUMNS[3:]]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    for one in comparison.configurations:
+        row: dict[str, Any] = {"status": "finished", "configuration": one.name, "n": len(one.runs)}
+        for split in JUDGES:
+            if known := one.spread(split):
+                row |= {f"{split}_acc_{f}": getattr(known, f) for f in (FIGURES if known.n > 1 else FIGURES[:1])}
+        runs = " ".join(run.directory.name for run in one.runs.values())
+        writer.writerow({**row, "lr": one.lr, "seconds": one.seconds, "runs": runs})
+    for run in comparison.others:
+        row = {"status": run.status, "configuration": comparison.name(run), "n": 0}
+        writer.writerow({**row, "runs": run.directory.name, "error": run.error})
+    return buffer.getvalue()
+
+
+def _percent(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    return f"{100 * spread.mean:.2f}" + (f" ± {100 * spread.std:.2f}" if spread.n > 1 else "")
+
+
+def _families(comparison: Comparison) -> Mapping[str, list[tuple[float, float, float]]]:
+    """Configurations that differ in the rate alone: of each the rate, mean and deviation of the judge's accuracy, %."""
+    families: dict[str, list[tuple[float, float, float]]] = {}
+    for one in comparison.configurations:
+        name = " ".join(o for o in one.overrides if not o.startswith("optimizer.lr=")) or "all"
+        known = one.spread(comparison.judge)
+        assert known
+        families.setdefault(name, []).append((one.lr, 100 * known.mean, 100 * np.nan_to_num(known.std)))
+    return {name: sorted(points) for name, points in families.items()}
+
+
+def _curves(comparison: Comparison) -> dict[str, NDArray[np.float64]]:
+    """Of each configuration that has one, the mean validation accuracy after each epoch, %."""
+    lines = {}
+    for one in comparison.configurations:
+        rows = [summary.read_metrics(run.directory / rundir.METRICS) for run in one.runs.values()]
+        values = [[100 * row.get("val/acc", np.nan) for row in of] for of in rows]
+        epochs = min(map(len, values))
+        mean = np.mean([v[:epochs] for v in values], axis=0)
+        if np.isfinite(mean).any():
+            lines[one.name] = mean
+    return lines
+
+
+def _code(run: Run) -> str:
+    git = run.git
+    return git["commit"][:10] + (" with changes" if git["dirty"] else "") if git and git["commit"] else "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(command.script(main))

@@ -1,4 +1,4 @@
-"""`resume=RUN`: the run's own overrides again, in the run's own directory, contradictions refused."""
+"""`resume=RUN`: the run's own overrides again, in the run's own directory, contradictions refused; sweeps likewise."""
 
 import re
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from cifar_pl import rundir
 from cifar_pl.errors import require
 
 OVERRIDES = ".hydra/overrides.yaml"
+SWEEP = "multirun.yaml"
 NO_SUBDIR = "hydra.output_subdir=null"  # a refused resume leaves the run's .hydra as it was
 # What may differ: it does not change a single weight.
 FREE = {"resume", "trainer.max_epochs", "data.num_workers"}
@@ -25,35 +26,58 @@ WIRING = (
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """The command line with `resume=` expanded: the run's overrides, then the new ones, its directory.
+    """The command line with `resume=` or `sweep.resume=` expanded: the old overrides, the new ones, the directory.
 
     Raises:
-        UserError: with `-m`, with `lr_finder=`, or where there is no run to resume.
+        UserError: `resume=` with `-m` or `lr_finder=`, or where there is no run or no sweep to resume.
     """
-    asked = [a.partition("=")[2] for a in argv if a.startswith("resume=")]
-    if not asked or asked[-1] in ("", "null") or NO_SUBDIR in argv:
+    if sweep := _asked(argv, "sweep.resume="):
+        return _sweep(argv, Path(sweep))
+    asked = _asked(argv, "resume=")
+    if not asked or NO_SUBDIR in argv:
         return argv  # nothing to expand, or done already: Lightning starts further processes with our own line
     require(
         not {"-m", "--multirun"} & set(argv),
-        "resume= goes on with one run: leave out -m (a sweep is made of runs, resume them one by one).",
+        "resume= goes on with one run: leave out -m. For a sweep: python train.py -m sweep.resume=DIR.",
     )
     require(
         not any(a.startswith("lr_finder=") for a in argv),
         "lr_finder= and resume= exclude each other: the rate of the run is already chosen "
         "and is read from its checkpoint. Leave out lr_finder=.",
     )
-    directory = rundir.find(asked[-1].strip("'\""))
+    directory = rundir.find(asked)
     flags = [a for a in argv if a.startswith("-")]
     old: Any = OmegaConf.load(directory / OVERRIDES) if (directory / OVERRIDES).is_file() else []
     new = [a for a in argv if not a.startswith(("-", "resume=", "hydra."))]
-    merged = {a.partition("=")[0].lstrip("+~"): a for a in [*old, *new]}
     return [
         *flags,
-        *merged.values(),
-        f"resume={_quoted(directory)}",
-        f"hydra.run.dir={_quoted(directory)}",
+        *_merged(old, new),
+        f"resume={quoted(directory)}",
+        f"hydra.run.dir={quoted(directory)}",
         NO_SUBDIR,
     ]
+
+
+def _asked(argv: list[str], name: str) -> str | None:
+    """The last value of `name`; None where there is none."""
+    values = [a.removeprefix(name).strip("'\"") for a in argv if a.startswith(name)]
+    return values[-1] if values and values[-1] not in ("", "null") else None
+
+
+def _merged(old: list[str], new: list[str]) -> list[str]:
+    return list({a.partition("=")[0].lstrip("+~"): a for a in [*old, *new]}.values())
+
+
+def _sweep(argv: list[str], directory: Path) -> list[str]:
+    require(
+        (directory / SWEEP).is_file(),
+        f"sweep.resume={directory}: this is not a sweep's directory (it has no {SWEEP}).",
+    )
+    saved: Any = OmegaConf.load(directory / SWEEP)
+    old = [o for o in (*saved.hydra.overrides.task, *saved.hydra.overrides.hydra) if o != "hydra.mode=MULTIRUN"]
+    new = [a for a in argv if not a.startswith(("-", "sweep.resume="))]
+    merged = [a for a in _merged(old, new) if not a.startswith(("hydra.sweep.dir=", "sweep.resume="))]
+    return ["-m", *merged, f"sweep.resume={quoted(directory)}", f"hydra.sweep.dir={quoted(directory)}"]
 
 
 def check(cfg: DictConfig, run_dir: Path) -> None:
@@ -116,6 +140,6 @@ def _may_grow(cfg: DictConfig) -> bool:
     return name in ("plateau", "constant")
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
     """A path as a value of Hydra's override grammar."""
     return "'" + re.sub(r"(['\\])", r"\\\1", str(path)) + "'"

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import socket
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from cifar_pl.errors import UserError, require
+from cifar_pl.errors import Pruned, UserError, require
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ RANGE_TEST = "lr_finder.csv"
 LR_FIGURE = "figures/lr_finder.png"
 PREDICTIONS = {"test": "predictions.npz", "val": "predictions_val.npz"}
 PAGE = "report.html"
+STUDY = "study.db"  # of a search, in the sweep's directory
 BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
 
@@ -67,7 +69,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
-    """Keep `status.json`: running, then finished, interrupted or failed (with the error); and the facts given.
+    """Keep `status.json`: running, then finished, pruned, interrupted or failed (with the error); and the facts given.
 
     The traceback of a failure goes to the end of `train.log`; whoever runs us shows the message.
 
@@ -75,19 +77,23 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
         UserError: another process is in this directory.
     """
     started = _now()
+    facts |= {"host": socket.gethostname(), "pid": os.getpid()}
 
     def note(status: str, **more: str) -> None:
         write_json(run_dir / STATUS, {"status": status, "started": started, "at": _now(), **more, **facts})
 
     lock = FileLock(run_dir / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # `state` takes it for a moment
     except Timeout:
         raise UserError(f"{run_dir} is in use: another process trains there. Wait for it, or stop it.") from None
     try:
         note("running")
         yield
         note("finished")
+    except Pruned:
+        note("pruned")
+        raise
     except Exception as error:
         with suppress(OSError):  # a full disk must not hide what went wrong
             note("failed", error=f"{type(error).__name__}: {error}")
@@ -102,6 +108,15 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
         raise
     finally:
         lock.release()
+
+
+def state(run_dir: Path) -> dict[str, Any]:
+    """What `status.json` holds; its `status` is `killed` where it says running and no process is there."""
+    facts: dict[str, Any] = read_json(run_dir / STATUS)
+    if facts["status"] == "running":
+        with suppress(Timeout, OSError), FileLock(run_dir / ".lock", timeout=0):
+            facts["status"] = "killed"
+    return facts
 
 
 def find(name: str) -> Path:

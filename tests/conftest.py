@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+from playwright.sync_api import Browser
 from torch import nn
 
-from cifar_pl import command
+from benchmarks.screenshots import browser
+from cifar_pl import command, rundir
 from cifar_pl.network import Normalize
 from cifar_pl.sources import Images, Source
 
@@ -86,6 +89,66 @@ def config(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
 
     yield composed
     GlobalHydra.instance().clear()
+
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A run directory below `tmp_path`: its config, status, and where it is finished its summary and metrics."""
+
+    def made(
+        name: str,
+        *overrides: str,
+        val: float | None = None,
+        test: float = 0.5,
+        status: str = "finished",
+        test_selected: bool = False,
+        **config: Any,
+    ) -> Path:
+        run = tmp_path / name
+        run.mkdir(parents=True)
+        typed = dict(o.split("=") for o in overrides)
+        values = {
+            "seed": int(typed.get("seed", 0)),
+            "run_dir": str(run),
+            "optimizer": {"lr": float(typed.get("optimizer.lr", 0.1))},
+            "data": {"fold": config.pop("fold", None), "num_workers": 0},
+            "classifier": {"seed": int(typed.get("seed", 0))},
+            "callbacks": {"best": {"dirpath": f"{run}/checkpoints"}},
+            "scheduler": typed.get("scheduler", "onecycle"),
+            **config,
+        }
+        rundir.write(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(values)))
+        git = {"commit": "0123456789abcdef", "dirty": False}
+        rundir.write_json(run / "status.json", {"status": status, "overrides": overrides, "git": git})
+        if status == "finished":
+            summary = {
+                "test": {"acc": test},
+                "val": None if val is None else {"best_acc": val},
+                "lr": {"value": values["optimizer"]["lr"]},
+                "seconds": 10.0,
+                "protocol": {"test_selected": test_selected},
+            }
+            rundir.write_json(run / "summary.json", summary)
+            curve = "".join(f"{epoch},{(val or test) * epoch / 2}\n" for epoch in (1, 2))
+            rundir.write(run / "metrics.csv", "epoch,val/acc\n" + curve)
+        return run
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Skipped where a person has no browser; in CI that is a failure."""
+    try:
+        with browser() as started:
+            yield started
+    except FileNotFoundError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
 
 
 Train = Callable[..., subprocess.CompletedProcess[str]]

@@ -11,23 +11,25 @@ ROOT = Path(__file__).parents[1]
 LEVELS = (
     {"errors"},
     {"rundir", "sources", "hardware", "processes"},
-    {"sources.download", "augment", "network", "schedulers", "gradcam", "figures", "report", "lr_finder", "resume"},
-    {"predictions"},
+    {"sources.download", "augment", "network", "schedulers", "gradcam", "figures", "summary", "lr_finder", "resume"},
+    {"predictions", "compare"},
     {"calibration", "gallery"},
     {"page"},
     {"sources.digits", "sources.cifar10", "sources.image_folder", "batches", "build", "checkpoints", "command"},
-    {"datamodule", "pictures"},
+    {"datamodule", "pictures", "report"},
+    {"sweep"},
+    {"search"},
     {"classifier"},
     {"callbacks.epoch_log", "callbacks.progress"},
     {"callbacks.dashboard"},
-    {"callbacks.misclassified"},
+    {"callbacks.misclassified", "callbacks.prune"},
     {"callbacks"},
     {"rate"},
     {"saved"},
     {"experiment", "explain", "predict", "export"},
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-MAY_KNOW_HYDRA = {"experiment", "rate", "build", "command", "resume", "saved"}
+MAY_KNOW_HYDRA = {"experiment", "rate", "build", "command", "resume", "saved", "compare", "sweep", "search"}
 
 
 def module_name(path: Path) -> str:

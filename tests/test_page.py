@@ -1,7 +1,6 @@
 """The page of a real run in a real browser."""
 
 import csv
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,24 +12,11 @@ import torch
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from benchmarks.screenshots import browser
 from cifar_pl import figures, page, rundir
 from cifar_pl.gallery import Gallery
 from cifar_pl.predictions import Predictions, select
 
 MOST = 3_000_000  # bytes
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """Skipped where a person has no browser; in CI that is a failure."""
-    try:
-        with browser() as started:
-            yield started
-    except FileNotFoundError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -1,0 +1,118 @@
+"""What many runs cost: a sweep of twelve, and one run in two processes.
+
+`python -m benchmarks.sweeps [--rounds N] [--out FILE] [OVERRIDE...]`
+
+Sweeps on the digits by wall-clock: twelve times `python train.py` by a shell's loop, `-m` in one process, and `-m` with
+as many runs at once as given, each in a process of its own. Then training alone, in images/s of the second epoch: one
+process with one thread, one with all cores, and several processes with one thread each (DDP, gloo). In each round
+everybody has a turn; medians count.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.common import ROOT, head, median, save, table
+from cifar_pl import hardware
+from cifar_pl.rundir import METRICS
+from cifar_pl.summary import read_metrics
+
+SEEDS, RATES, SCHEDULERS = (0, 1, 2), (0.05, 0.1), ("onecycle", "multistep")
+SWEEPS = {
+    "loop": "a shell's loop of `python train.py`",
+    "one": "`-m`, one after the other",
+    "local": "`-m hydra/launcher=local sweep.at_once={at_once}`",
+}
+TRAININGS = {
+    "one_thread": "1 process, 1 thread",
+    "all_threads": "1 process, {cores} threads",
+    "ddp": "{cores} processes, 1 thread each (`trainer=ddp`)",
+}
+
+
+def seconds(cwd: str, *arguments: str, threads: int | None = None) -> float:
+    """Of one `python train.py` in the directory `cwd`."""
+    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    begin = time.perf_counter()
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    subprocess.run(command, cwd=cwd, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begin
+
+
+def sweep(kind: str, at_once: int, overrides: list[str]) -> float:
+    """Seconds of the twelve runs."""
+    lists = {"scheduler": SCHEDULERS, "optimizer.lr": RATES, "seed": SEEDS}
+    with tempfile.TemporaryDirectory() as cwd:
+        if kind == "loop":
+            each = [
+                (f"scheduler={s}", f"optimizer.lr={lr}", f"seed={n}") for s in SCHEDULERS for lr in RATES for n in SEEDS
+            ]
+            return sum(seconds(cwd, *overrides, *one) for one in each)
+        many = ["-m", *(f"{key}={','.join(map(str, values))}" for key, values in lists.items())]
+        local = ["hydra/launcher=local", f"sweep.at_once={at_once}"] if kind == "local" else []
+        return seconds(cwd, *many, *local, *overrides)
+
+
+def speed(kind: str, cores: int, overrides: list[str]) -> float:
+    """Images per second of training, all processes together."""
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={cores}"]
+    with tempfile.TemporaryDirectory() as cwd:
+        run = f"hydra.run.dir={cwd}/run"
+        arguments = ["trainer.max_epochs=2", "data.start_share=0", *overrides, *(ddp if kind == "ddp" else []), run]
+        seconds(cwd, *arguments, threads=cores if kind == "all_threads" else 1)
+        return read_metrics(Path(cwd) / "run" / METRICS)[1]["images_per_second"]
+
+
+def main() -> None:
+    """Measure and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="write the record here")
+    args, overrides = parser.parse_known_args()
+    cores = max(2, hardware.cores())
+    turns = [
+        {
+            **{kind: sweep(kind, cores, ["data=digits", "trainer.max_epochs=2", *overrides]) for kind in SWEEPS},
+            **{kind: speed(kind, cores, ["data=digits", *overrides]) for kind in TRAININGS},
+        }
+        for _ in range(args.rounds)
+    ]
+    middle = {kind: median([turn[kind] for turn in turns]) for kind in turns[0]}
+    record = {
+        "benchmark": "sweeps",
+        **head("benchmarks.sweeps"),
+        "jobs": len(SEEDS) * len(RATES) * len(SCHEDULERS),
+        "at_once": cores,
+        "sweep_seconds": {kind: middle[kind] for kind in SWEEPS},
+        "images_per_second": {kind: middle[kind] for kind in TRAININGS},
+        "ddp_efficiency": statistics.median(turn["ddp"] / turn["one_thread"] / cores for turn in turns),
+        "ddp_over_threads": statistics.median(turn["ddp"] / turn["all_threads"] for turn in turns),
+        "turns": turns,
+        "rounds": args.rounds,
+    }
+    print(tables(record))
+    save(args.out, record)
+
+
+def tables(r: dict[str, object]) -> str:
+    """Both tables."""
+    times, speeds, known = r["sweep_seconds"], r["images_per_second"], {"at_once": r["at_once"], "cores": r["at_once"]}
+    assert isinstance(times, dict)
+    assert isinstance(speeds, dict)
+    first = [(SWEEPS[k].format(**known), f"{t:.0f}", f"{times['loop'] / t:.2f}") for k, t in times.items()]
+    second = [(TRAININGS[k].format(**known), f"{v:.0f}", f"{v / speeds['one_thread']:.2f}") for k, v in speeds.items()]
+    return (
+        table((f"{r['jobs']} runs on the digits", "seconds", "times as fast"), first)
+        + "\n\n"
+        + table(("one run", "images/s in training", "times as fast"), second)
+        + f"\n\nEfficiency of {r['at_once']} processes: {r['ddp_efficiency']:.0%} of {r['at_once']} times one thread."
+    )
+
+
+if __name__ == "__main__":
+    main()

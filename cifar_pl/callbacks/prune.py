@@ -1,0 +1,29 @@
+"""A trial of a search tells its study how it fares, and ends where most did better by then."""
+
+from pathlib import Path
+
+import optuna
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from cifar_pl import search
+
+
+class Prune(Callback):
+    """Reports the monitored value after every validation; stops training where the median pruner says so."""
+
+    def __init__(self, study: Path, trial: int, monitor: str, mode: str) -> None:
+        """Take part in the study in this file as the trial of this number."""
+        self._monitor = monitor
+        found = search.load(study, mode)
+        found.pruner = optuna.pruners.MedianPruner(**found.user_attrs["pruner"])
+        self._trial = optuna.trial.Trial(found, found.trials[trial]._trial_id)
+        self.pruned = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report, ask."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        self._trial.report(float(trainer.callback_metrics[self._monitor]), trainer.current_epoch + 1)
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if not last and self._trial.should_prune():
+            self.pruned = trainer.should_stop = True

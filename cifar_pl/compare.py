@@ -1,0 +1,231 @@
+"""Many runs side by side: grouped into configurations over their seeds, best first, the best two compared."""
+
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from scipy.stats import t as student
+
+from cifar_pl import rundir
+from cifar_pl.errors import require
+from cifar_pl.resume import flat
+
+REPLICATES = ("seed", "data.fold")  # what repeats a configuration
+# Of a resolved config: what repeats it, says where it ran, or only joins what stands elsewhere in it.
+APART = re.compile(
+    r"(^|\.)(seed|fold|num_workers)$|^(run_dir|resume)$|^(sweep|logger|datamodule|callbacks\.dashboard)\."
+)
+
+
+class Spread(NamedTuple):
+    """Mean, standard deviation and number of some values; `low` to `high` is the mean's 95 % interval (Student's t).
+
+    NaN where a single value says nothing of the spread.
+    """
+
+    mean: float
+    std: float
+    n: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, as far as it got.
+
+    Attributes:
+        directory: Where it is.
+        status: finished, pruned (by a search), failed, interrupted, killed or running.
+        error: Of a failed one, else empty.
+        overrides: As typed.
+        config: Resolved and flat, without what differs between repetitions.
+        replicate: The values of `REPLICATES`.
+        summary: What is in summary.json; empty where it is not finished.
+        git: Commit of the code, and whether it was dirty; None where that is not known.
+    """
+
+    directory: Path
+    status: str
+    error: str
+    overrides: tuple[str, ...]
+    config: Mapping[str, Any]
+    replicate: tuple[Any, ...]
+    summary: Mapping[str, Any]
+    git: Mapping[str, Any] | None
+
+    @property
+    def test_selected(self) -> bool:
+        """Whether the test images stood in for the validation."""
+        return bool(self.summary["protocol"]["test_selected"])
+
+    def accuracy(self, split: str) -> float | None:
+        """Of `val` (the tested epoch's) or `test`, in [0, 1]; None where the run has no such figure of its own."""
+        if split == "test":
+            return float(self.summary["test"]["acc"])
+        own = self.summary["val"] and not self.test_selected
+        return float(self.summary["val"]["best_acc"]) if own else None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Finished runs that differ in nothing but seed and fold.
+
+    Attributes:
+        overrides: Those that tell it from the others.
+        runs: By their replicate.
+    """
+
+    overrides: tuple[str, ...]
+    runs: Mapping[tuple[Any, ...], Run]
+
+    @property
+    def name(self) -> str:
+        """How to call it."""
+        return " ".join(self.overrides) or "defaults"
+
+    def spread(self, split: str) -> Spread | None:
+        """Of the accuracy of `val` or `test` over the runs; None where not every run has one."""
+        values = [run.accuracy(split) for run in self.runs.values()]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            return None
+        whole = spread(known)
+        return whole._replace(low=max(0.0, whole.low), high=min(1.0, whole.high)) if whole.n > 1 else whole
+
+    @property
+    def lr(self) -> float:
+        """The median of the runs' rates; they differ where each had a range test."""
+        return float(statistics.median(run.summary["lr"]["value"] for run in self.runs.values()))
+
+    @property
+    def seconds(self) -> float:
+        """Of training and validation, all runs together."""
+        return float(sum(run.summary.get("seconds", 0) for run in self.runs.values()))
+
+
+class Comparison:
+    """What many runs say together."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        """Group `runs`; of two finished repetitions with the same seed and fold the later one counts."""
+        self.runs = list(runs)
+        groups: dict[str, list[Run]] = {}
+        for run in self.finished:
+            groups.setdefault(repr(sorted(run.config.items())), []).append(run)
+        typed = [[o for o in group[0].overrides if _key(o) not in REPLICATES] for group in groups.values()]
+        common = set.intersection(*map(set, typed)) if len(typed) > 1 else set()
+        found = [
+            Configuration(tuple(o for o in own if o not in common), {r.replicate: r for r in group})
+            for own, group in zip(typed, groups.values(), strict=True)
+        ]
+        judged = all(c.spread("val") for c in found)
+        self.judge = "val" if judged else "test"
+        self.configurations = sorted(found, key=lambda c: -_mean(c.spread(self.judge)))
+        self.common = [o for o in (typed[0] if typed else []) if o in common]
+
+    @property
+    def finished(self) -> list[Run]:
+        """Those with a result."""
+        return [run for run in self.runs if run.status == "finished"]
+
+    @property
+    def others(self) -> list[Run]:
+        """Those without."""
+        return [run for run in self.runs if run.status != "finished"]
+
+    def name(self, run: Run) -> str:
+        """The overrides that not every run has."""
+        shared = set.intersection(*(set(other.overrides) for other in self.runs))
+        return " ".join(o for o in run.overrides if o not in shared)
+
+    @property
+    def test_selected(self) -> bool:
+        """Whether a result here was chosen by the test images that it is measured on."""
+        return any(run.test_selected for run in self.finished)
+
+    @cached_property
+    def differences(self) -> dict[str, Spread]:
+        """Best less second best, seed by seed, in `val` and `test`; without what fewer than two seeds say."""
+        if len(self.configurations) < 2:
+            return {}
+        first, second = (c.runs for c in self.configurations[:2])
+        found = {}
+        for split in ("val", "test"):
+            pairs = [(first[r].accuracy(split), second[r].accuracy(split)) for r in first if r in second]
+            gaps = [a - b for a, b in pairs if a is not None and b is not None]
+            if len(gaps) > 1:
+                found[split] = spread(gaps)
+        return found
+
+    @property
+    def verdict(self) -> str:
+        """Whether the best two can be told apart, in a sentence."""
+        if len(self.configurations) < 2:
+            return "There are no two configurations to compare."
+        gap = self.differences.get(self.judge)
+        if gap is None:
+            return "Best and second best have fewer than two seeds in common: not distinguishable. Add seeds."
+        told = "distinguishable" if not gap.low <= 0 <= gap.high else "not distinguishable"
+        points = f"{100 * gap.mean:+.2f} points, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
+        return f"Best and second best are {told}: {points}, {gap.n} pairs of runs with the same seed."
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of one value or more."""
+    n, mean = len(values), statistics.fmean(values)
+    if n == 1:
+        return Spread(mean, math.nan, 1, math.nan, math.nan)
+    std = statistics.stdev(values)
+    half = float(student.ppf(0.975, n - 1)) * std / math.sqrt(n)
+    return Spread(mean, std, n, mean - half, mean + half)
+
+
+def find(directories: Sequence[Path]) -> list[Run]:
+    """Every run in and below `directories`, in the order of their names, numbers by their value.
+
+    Raises:
+        UserError: there is none, or one cannot be read.
+    """
+    for directory in directories:
+        require(directory.is_dir(), f"{directory}: there is no such directory.")
+    found = {path.parent.resolve(): path.parent for d in directories for path in d.rglob(rundir.STATUS)}
+    require(found, f"{', '.join(map(str, directories))}: there is no run in it (no {rundir.STATUS}).")
+    return [read(directory) for directory in sorted(found.values(), key=_natural)]
+
+
+def read(directory: Path) -> Run:
+    """The run in `directory`."""
+    status = rundir.state(directory)
+    config: dict[str, Any] = {}
+    if (directory / rundir.CONFIG).is_file():
+        config = flat(OmegaConf.to_container(OmegaConf.load(directory / rundir.CONFIG), resolve=False))
+    where = str(config.get("run_dir"))
+    return Run(
+        directory,
+        status["status"],
+        status.get("error", ""),
+        tuple(status.get("overrides", ())),
+        {k: v for k, v in config.items() if not APART.search(k) and where not in str(v)},
+        tuple(config.get(name) for name in REPLICATES),
+        rundir.read_json(directory / rundir.SUMMARY) if status["status"] == "finished" else {},
+        status.get("git"),
+    )
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _mean(spread: Spread | None) -> float:
+    return spread.mean if spread else 0.0
+
+
+def _natural(path: Path) -> list[str]:
+    return [part.zfill(12) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]

@@ -1,0 +1,30 @@
+"""`-m`: Hydra takes a sweeper from this package alone; `cifar_pl.sweep` does the work."""
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class CifarSweeper(Sweeper):
+    """Every combination of what the command line lists, or a search among them."""
+
+    launcher: Launcher
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra gives."""
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the jobs that `arguments`, the overrides as typed, describe."""
+        from cifar_pl import sweep  # half a second that --help does without
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        sweep.run(self.config, self.launcher, parser.parse_overrides(arguments), self.validate_batch_is_legal)

@@ -1,0 +1,201 @@
+"""Sweeps as a person types them: real processes, failures, kills, and what is run again."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from cifar_pl import hardware, rundir, sweep
+from cifar_pl.errors import UserError
+from tests.conftest import ROOT, TINY, Train
+
+FAST = (
+    *TINY,
+    "trainer.max_epochs=2",
+    "+trainer.limit_train_batches=3",
+    "logger=none",
+    *(f"callbacks.{name}=null" for name in ("misclassified", "dashboard", "summary")),
+)
+
+
+def statuses(directory: Path) -> dict[str, str]:
+    return {path.parent.name: rundir.read_json(path)["status"] for path in sorted(directory.glob("*/status.json"))}
+
+
+def table(directory: Path) -> list[dict[str, str]]:
+    with (directory / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def begin(cwd: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """`python train.py ...`, to be disturbed; its words go to `said`."""
+    return subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *arguments],
+        cwd=cwd,
+        stdout=(cwd / "said").open("w"),
+        stderr=subprocess.STDOUT,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),  # a background job ignores it
+    )
+
+
+def wait_for(what: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while not what():
+        assert process.poll() is None, "it ended before what was waited for"
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_failing_run_costs_no_other_and_only_what_is_missing_runs_again(train: Train, tmp_path: Path) -> None:
+    result = train("-m", *FAST, "seed=0,-1,1", "hydra.sweep.dir=sweep")
+    assert result.returncode == 1
+    assert result.stderr.count("error: ") == 1
+    assert "1 of 3 runs have no result" in result.stderr
+    assert "python train.py -m sweep.resume='sweep'" in result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    said = result.stdout
+    assert said.index("== Job 2 of 3 failed UserError: seed=-1") < said.index("== Job 3 of 3: seed=1")  # at once
+    assert "1 done, about " in said
+    directory = tmp_path / "sweep"
+    assert statuses(directory) == {"0-seed_0": "finished", "1-seed_-1": "failed", "2-seed_1": "finished"}
+    assert "seed=-1" in rundir.read_json(directory / "1-seed_-1/status.json")["error"]
+    (good, bad) = table(directory)
+    summaries = [rundir.read_json(directory / name / "summary.json") for name in ("0-seed_0", "2-seed_1")]
+    assert (good["n"], bad["status"], bad["configuration"]) == ("2", "failed", "seed=-1")
+    assert float(good["val_acc_mean"]) == pytest.approx(sum(s["val"]["best_acc"] for s in summaries) / 2)
+    assert float(good["test_acc_mean"]) == pytest.approx(sum(s["test"]["acc"] for s in summaries) / 2)
+
+    before = (directory / "0-seed_0/summary.json").stat().st_mtime_ns
+    again = train("sweep.resume=sweep", "seed=range(3)")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("== Job") == 2  # begins, ends
+    assert (directory / "0-seed_0/summary.json").stat().st_mtime_ns == before
+    assert statuses(directory)["3-seed_2"] == "finished"
+    assert table(directory)[0]["n"] == "3"
+
+
+def test_two_at_once_each_in_its_process_and_one_of_them_killed(train: Train, tmp_path: Path) -> None:
+    directory = tmp_path / "sweep"
+    arguments = (*FAST, "hydra/launcher=local", "sweep.at_once=2", "scheduler=constant,multistep", "seed=0,1")
+    process = begin(tmp_path, "-m", *arguments, f"hydra.sweep.dir={directory}")
+    wait_for(lambda: list(statuses(directory).values()).count("running") == 2, process)
+    first, second = (rundir.read_json(path) for path in sorted(directory.glob("*/status.json")))
+    assert len({first["pid"], second["pid"], process.pid}) == 3
+    os.kill(first["pid"], signal.SIGKILL)
+    assert process.wait(timeout=200) == 1
+    said = (tmp_path / "said").read_text()
+    assert "== Job 1 of 4 was killed" in said
+    assert sorted(statuses(directory).values()) == ["finished"] * 3 + ["running"]
+    assert [row["n"] for row in table(directory)] == ["2", "1", "0"] or table(directory)[-1]["status"] == "killed"
+    result = train("-m", f"sweep.resume={directory}")
+    assert result.returncode == 0, result.stderr
+    assert [row["n"] for row in table(directory)] == ["2", "2"]
+    summaries = [rundir.read_json(path) for path in directory.glob("*/summary.json")]
+    assert [s["hardware"]["threads"] for s in summaries] == [max(1, hardware.cores() // 2)] * 4
+
+
+def test_ctrl_c_ends_the_sweep_after_writing_what_there_is(train: Train, tmp_path: Path) -> None:
+    directory = tmp_path / "sweep"
+    process = begin(tmp_path, "-m", *FAST, "trainer.max_epochs=30", "seed=0,1", f"hydra.sweep.dir={directory}")
+    wait_for((directory / "0-seed_0/checkpoints/last.ckpt").exists, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert statuses(directory) == {"0-seed_0": "interrupted"}
+    assert [row["status"] for row in table(directory)] == ["interrupted"]
+    assert (directory / "sweep.html").exists()
+    rows = (directory / "0-seed_0/metrics.csv").read_text()
+    result = train("-m", f"sweep.resume={directory}", "trainer.max_epochs=30", "seed=0")
+    assert result.returncode == 0, result.stderr
+    assert statuses(directory) == {"0-seed_0": "finished"}
+    assert (directory / "0-seed_0/metrics.csv").read_text().startswith(rows)  # it went on
+
+
+def test_a_search_goes_on_where_it_was_killed_and_its_best_run_can_be_had_again(train: Train, tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    directory = tmp_path / "search"
+    space = ("optimizer.lr=tag(log, interval(1e-6, 0.2))", "scheduler=constant,multistep")
+    options = ("sweep=search", "sweep.trials=6", "sweep.startup=1", "sweep.warmup=0")
+    process = begin(tmp_path, "-m", *FAST, *options, *space, f"hydra.sweep.dir={directory}")
+    wait_for(lambda: len(statuses(directory)) == 3, process)
+    process.kill()
+    process.wait()
+    result = train(f"sweep.resume={directory}")
+    assert result.returncode == 0, result.stderr + result.stdout
+    study = optuna.load_study(study_name="cifar-pl", storage=f"sqlite:///{directory}/study.db")
+    assert [trial.state.name for trial in study.trials].count("RUNNING") == 0
+    assert len(study.trials) == len(statuses(directory)) == 6
+    assert len({trial.params["optimizer.lr"] for trial in study.trials}) == 6  # it did not begin again
+    pruned = [t.number for t in study.trials if t.state.name == "PRUNED"]
+    assert pruned
+    for number in pruned:
+        (run,) = directory.glob(f"{number}-*")
+        assert rundir.read_json(run / "status.json")["status"] == "pruned"
+        assert not (run / "summary.json").exists()  # the test images were not read
+        assert (run / "checkpoints/last.ckpt").exists()
+    (best,) = directory.glob(f"{study.best_trial.number}-*")
+    assert study.best_value == rundir.read_json(best / "summary.json")["val"]["best_acc"]
+    again = train(*rundir.read_json(best / "status.json")["overrides"], "hydra.run.dir=again")
+    assert again.returncode == 0, again.stderr
+    assert rundir.read_json(tmp_path / "again/summary.json")["val"]["best_acc"] == study.best_value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-m", "scheduler=plato,onecycle"], ["plato", "Did you mean plateau?"]),
+        (["-m", "seed=0,1", "sweep.at_once=2"], ["sweep.at_once=2", "hydra/launcher=local"]),
+        (["-m", "optimizer.lr=interval(0.1,1)"], ["interval(0.1,1)", "sweep=search"]),
+        (["-m", "sweep.resume=nowhere"], ["nowhere", "not a sweep's directory"]),
+        (["sweep=search"], ["sweep=search", "add -m"]),
+    ],
+)
+def test_a_mistake_gets_one_message(train: Train, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    result = train(*FAST, *arguments)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert all(word in result.stderr for word in words), result.stderr
+    assert not (tmp_path / "multirun").exists()
+
+
+class LocalLauncher:
+    """By its name, submitit's: the module is an optional part."""
+
+
+def test_each_run_at_the_same_time_has_its_gpu_and_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher: Any = LocalLauncher()
+    monkeypatch.setattr(hardware, "cores", lambda: 16)
+    monkeypatch.setattr(hardware, "gpus", lambda: ["4", "6"])
+    expected = [{"OMP_NUM_THREADS": "8", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6")]
+    assert sweep._slots(None, launcher) == expected
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in sweep._slots(4, launcher) or []] == ["4", "6", "4", "6"]
+    monkeypatch.setattr(hardware, "gpus", list)
+    assert sweep._slots(3, launcher) == [{"OMP_NUM_THREADS": "5"}] * 3
+    with pytest.raises(UserError, match="Say how many"):
+        sweep._slots(None, launcher)
+    for wrong in (0, -1, "two", 1.5):
+        with pytest.raises(UserError, match="whole number"):
+            sweep._slots(wrong, launcher)
+
+
+def test_the_space_of_a_search_is_what_the_overrides_say() -> None:
+    search = pytest.importorskip("cifar_pl.search")
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    parsed = OverridesParser.create().parse_overrides(
+        ["a=tag(log, interval(0.001, 1.0))", "b=interval(1, 5)", "c=x,y", "d=range(3)"]
+    )
+    assert [search._distribution(override) for override in parsed] == [
+        FloatDistribution(0.001, 1.0, log=True),
+        IntDistribution(1, 5),
+        CategoricalDistribution(["x", "y"]),
+        CategoricalDistribution(["0", "1", "2"]),
+    ]

@@ -1,10 +1,10 @@
 """A search: Optuna proposes the next trial and learns from what came of it; its study lies in the sweep's directory."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,15 +15,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cifar_pl import rundir
 from cifar_pl.errors import require
-from cifar_pl.sweep import Job, Slot, Sweep
+from cifar_pl.slots import Slot, Work
+from cifar_pl.sweep import Check, Job, Sweep
 
 NAME = "cifar-pl"
 LOCKED = 60  # seconds to wait for another process that writes into the study
 
 
-def trials(
-    config: DictConfig, sweep: Sweep, typed: Iterable[Override], check: Callable[[Any], None]
-) -> list[Callable[[Slot], None]]:
+def trials(config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], check: Check) -> list[Work]:
     """What is left of a search, one function per trial; a trial that was interrupted goes on.
 
     Args:
@@ -38,11 +37,12 @@ def trials(
     wanted = config.sweep
     require(config.protocol == "honest", "sweep=search judges by validation, which protocol=published does not have.")
     require(isinstance(wanted.trials, int) and wanted.trials > 0, f"sweep.trials={wanted.trials}: 1 or more.")
-    by_key = {o.get_key_element(): o for o in (*_default_space(config), *typed)}
+    by_key = {o.get_key_element(): o for o in (*_default_space(config), *typed.values())}
     space = {key: _distribution(o) for key, o in by_key.items() if o.is_sweep_override()}
     fixed = [str(o.input_line) for o in by_key.values() if not o.is_sweep_override()]
     require(space, "sweep=search: there is nothing to choose from. Give a list or an interval, or sweep.space.")
     sweep.directory.mkdir(parents=True, exist_ok=True)
+    sweep.total = wanted.trials
     study = load(sweep.directory / rundir.STUDY, config.mode)
     study.sampler = optuna.samplers.TPESampler(seed=wanted.seed + len(study.trials))  # go on, do not begin again
     study.set_user_attr("pruner", {"n_startup_trials": wanted.startup, "n_warmup_steps": wanted.warmup})
@@ -58,9 +58,8 @@ def trials(
         sweep.launch([this], slot)
         _tell(study, this, config.monitor)
 
-    for trial in study.trials:
-        if trial.state.is_finished():
-            job(trial)
+    for trial in study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED]):
+        job(trial)
     begun = [t for t in study.trials if t.state == TrialState.RUNNING and t.params.keys() == space.keys()]
     new = wanted.trials - len(study.trials)
     return [*(partial(one, known=t) for t in begun), *[one] * max(0, new)]
@@ -70,7 +69,7 @@ def load(path: Path, mode: str) -> optuna.Study:
     """The study in an SQLite file, or a new one; `mode` is max or min."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Not more than one connection per thread, and patience: every trial's process writes into this file.
+    # Patience, because every trial's process writes into this file.
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": LOCKED}})
     direction: Literal["minimize", "maximize"] = "maximize" if mode == "max" else "minimize"
     return optuna.create_study(study_name=NAME, storage=storage, direction=direction, load_if_exists=True)

@@ -22,9 +22,14 @@ class CifarSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the jobs that `arguments`, the overrides as typed, describe."""
-        from cifar_pl import sweep  # half a second that --help does without
+        from cifar_pl import sweep  # seconds of torch that --help does without
 
         assert self.config is not None
         assert self.hydra_context is not None
+        plan: sweep.Plan = sweep.grid
+        if "trials" in self.config.sweep:
+            from cifar_pl import search  # optuna is optional
+
+            plan = search.trials
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        sweep.run(self.config, self.launcher, parser.parse_overrides(arguments), self.validate_batch_is_legal)
+        sweep.run(plan, self.config, self.launcher, parser.parse_overrides(arguments), self.validate_batch_is_legal)

@@ -16,7 +16,7 @@ LEVELS = (
     {"calibration", "gallery"},
     {"page"},
     {"sources.digits", "sources.cifar10", "sources.image_folder", "batches", "build", "checkpoints", "command"},
-    {"datamodule", "pictures", "report"},
+    {"datamodule", "pictures", "report", "slots"},
     {"sweep"},
     {"search"},
     {"classifier"},
@@ -29,7 +29,7 @@ LEVELS = (
     {"experiment", "explain", "predict", "export"},
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-MAY_KNOW_HYDRA = {"experiment", "rate", "build", "command", "resume", "saved", "compare", "sweep", "search"}
+MAY_KNOW_HYDRA = {"experiment", "rate", "build", "command", "resume", "saved", "compare", "slots", "sweep", "search"}
 
 
 def module_name(path: Path) -> str:

@@ -1,0 +1,72 @@
+"""How many runs go on at the same time."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from cifar_pl import hardware, slots
+from cifar_pl.errors import UserError
+
+
+class LocalLauncher:
+    """By its name, submitit's: the module is an optional part."""
+
+
+def test_each_run_at_the_same_time_has_its_gpu_and_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher: Any = LocalLauncher()
+    monkeypatch.setattr(hardware, "cores", lambda: 16)
+    monkeypatch.setattr(hardware, "gpus", lambda: ["4", "6"])
+    expected = [{"OMP_NUM_THREADS": "8", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6")]
+    assert slots.of(launcher, None) == expected
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots.of(launcher, 4) or []] == ["4", "6", "4", "6"]
+    monkeypatch.setattr(hardware, "gpus", list)
+    assert slots.of(launcher, 3) == [{"OMP_NUM_THREADS": "5"}] * 3
+    with pytest.raises(UserError, match="Say how many"):
+        slots.of(launcher, None)
+    for wrong in (0, -1, "two", 1.5):
+        with pytest.raises(UserError, match="whole number"):
+            slots.of(launcher, wrong)
+
+
+def test_all_work_is_done_no_more_at_once_than_there_are_slots() -> None:
+    lock, now, most, used = threading.Lock(), [0], [0], []
+
+    def one(slot: slots.Slot) -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+            assert slot["n"] not in [s for s, open_ in used if open_]
+            used.append([slot["n"], True])
+            mine = used[-1]
+        threading.Event().wait(0.02)
+        with lock:
+            now[0] -= 1
+            mine[1] = False
+
+    slots.each([one] * 7, [{"n": "0"}, {"n": "1"}], lambda: None)
+    assert most[0] == 2
+    assert len(used) == 7
+
+
+def test_a_failure_stops_the_rest_after_what_was_begun_is_over() -> None:
+    begun, go, told = threading.Event(), threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def slow(_slot: slots.Slot) -> None:
+        begun.set()
+        go.wait(20)
+        done.append("slow")
+
+    def failing(_slot: slots.Slot) -> None:
+        begun.wait(20)
+        raise UserError("no")
+
+    def interrupt() -> None:
+        told.set()
+        go.set()
+
+    with pytest.raises(UserError, match="no"):
+        slots.each([slow, failing, *[slow] * 5], [{}, {}], interrupt)
+    assert told.is_set()
+    assert len(done) < 6

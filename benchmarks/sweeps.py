@@ -2,15 +2,14 @@
 
 `python -m benchmarks.sweeps [--rounds N] [--out FILE] [OVERRIDE...]`
 
-Sweeps on the digits by wall-clock: twelve times `python train.py` by a shell's loop, `-m` in one process, and `-m` with
+Sweeps on the digits by wall-clock, once: twelve times `python train.py` by a shell's loop, `-m` in one process, and `-m` with
 as many runs at once as given, each in a process of its own. Then training alone, in images/s of the second epoch: one
-process with one thread, one with all cores, and several processes with one thread each (DDP, gloo). In each round
-everybody has a turn; medians count.
+process with one thread, one with all cores, and several processes with one thread each (DDP, gloo), who take turns;
+medians count.
 """
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -75,23 +74,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the record here")
     args, overrides = parser.parse_known_args()
     cores = max(2, hardware.cores())
-    turns = [
-        {
-            **{kind: sweep(kind, cores, ["data=digits", "trainer.max_epochs=2", *overrides]) for kind in SWEEPS},
-            **{kind: speed(kind, cores, ["data=digits", *overrides]) for kind in TRAININGS},
-        }
-        for _ in range(args.rounds)
-    ]
-    middle = {kind: median([turn[kind] for turn in turns]) for kind in turns[0]}
+    turns = [{k: speed(k, cores, ["data=digits", *overrides]) for k in TRAININGS} for _ in range(args.rounds)]
     record = {
         "benchmark": "sweeps",
         **head("benchmarks.sweeps"),
         "jobs": len(SEEDS) * len(RATES) * len(SCHEDULERS),
         "at_once": cores,
-        "sweep_seconds": {kind: middle[kind] for kind in SWEEPS},
-        "images_per_second": {kind: middle[kind] for kind in TRAININGS},
-        "ddp_efficiency": statistics.median(turn["ddp"] / turn["one_thread"] / cores for turn in turns),
-        "ddp_over_threads": statistics.median(turn["ddp"] / turn["all_threads"] for turn in turns),
+        "sweep_seconds": {k: sweep(k, cores, ["data=digits", "trainer.max_epochs=2", *overrides]) for k in SWEEPS},
+        "images_per_second": {k: median([turn[k] for turn in turns]) for k in TRAININGS},
+        "ddp_efficiency": median([turn["ddp"] / turn["one_thread"] / cores for turn in turns]),
         "turns": turns,
         "rounds": args.rounds,
     }

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import predict as predict_benchmark
 from benchmarks import references
 from benchmarks import suspects as suspects_benchmark
+from benchmarks import sweeps as sweeps_benchmark
 from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, foot, machine, save, table
 from cifar_pl.rundir import read_json
 
@@ -171,6 +172,12 @@ def suspects() -> str:
     )
 
 
+def sweeps() -> str:
+    """What many runs cost."""
+    r = read_json(RESULTS / "sweeps.json")
+    return f"{sweeps_benchmark.tables(r)} Sweeps once, training medians of {r['rounds']} turns. {foot(r)}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "throughput": throughput,
@@ -179,6 +186,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "references": references.tables,
     "predict": predict,
     "suspects": suspects,
+    "sweeps": sweeps,
 }
 
 

@@ -2,10 +2,10 @@
 
 `python -m benchmarks.sweeps [--rounds N] [--out FILE] [OVERRIDE...]`
 
-Sweeps on the digits by wall-clock, once: twelve times `python train.py` by a shell's loop, `-m` in one process, and `-m` with
-as many runs at once as given, each in a process of its own. Then training alone, in images/s of the second epoch: one
-process with one thread, one with all cores, and several processes with one thread each (DDP, gloo), who take turns;
-medians count.
+Sweeps on the digits by wall-clock, once: twelve times `python train.py` by a shell's loop, `-m` in one process, and
+`-m` with one run per core, each in a process of its own. Then training alone, in images/s of the second epoch: one
+process with one thread, one with all cores, and one process per core with one thread each (DDP, gloo), who take
+turns; medians count.
 """
 
 import argparse

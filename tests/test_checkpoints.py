@@ -1,11 +1,14 @@
+import io
 import multiprocessing
 import resource
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from cifar_pl import rundir
 from cifar_pl.checkpoints import WholeFiles, read
 from cifar_pl.errors import UserError
 from tests.test_sources import Payload
@@ -31,6 +34,19 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path: Path)
     process.join()
     assert torch.load(path, weights_only=True)["a"].tolist() == [0, 0, 0]
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class Interrupted(io.BytesIO):
+    """A file that Ctrl-C hits while torch writes into it."""
+
+    def write(self, data: object) -> int:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rundir, "whole", lambda path: nullcontext(Interrupted()))
+    with pytest.raises(KeyboardInterrupt):
+        WholeFiles().save_checkpoint({"a": torch.zeros(1_000)}, tmp_path / "last.ckpt")
 
 
 def test_reading_gives_a_copy_with_the_weights_and_leaves_the_network(tmp_path: Path) -> None:

@@ -42,6 +42,19 @@ def test_split_follows_split_seed_and_not_the_runs_seed(tiny_source: Source) -> 
     assert held_out(split_seed=0) != held_out(split_seed=1)
 
 
+def test_folds_are_stratified_disjoint_and_together_everything(tiny_source: Source) -> None:
+    def held_out(fold: int, **seeds: int) -> list[int]:
+        data = make(tiny_source, fold=fold, folds=3, val_size=0, **seeds)
+        rows = torch.cat([batch.index for batch in data.val_dataloader()])
+        assert np.bincount(tiny_source.train.labels[rows]).tolist() == [10, 10, 10]
+        assert data.size("train") + len(rows) == 90
+        return rows.tolist()
+
+    assert sorted(chain.from_iterable(held_out(fold) for fold in range(3))) == list(range(90))
+    assert held_out(0, seed=0) == held_out(0, seed=9)
+    assert held_out(0) != held_out(0, split_seed=1)
+
+
 def test_no_validation_trains_on_everything(tiny_source: Source) -> None:
     data = make(tiny_source, val_size=0)
     assert (data.size("train"), data.size("val"), data.size("test")) == (90, 0, 30)
@@ -148,6 +161,10 @@ def test_statistics_are_of_the_training_split_alone(tiny_source: Source) -> None
         ({"batch_size": 76}, r"batch_size=76.*only 75"),
         ({"num_workers": -2}, r"num_workers=-2"),
         ({"seed": -1}, r"seed=-1"),
+        ({"fold": 5}, r"fold=5: of 5 folds .* last is 4"),
+        ({"fold": 0, "folds": 31}, r"folds=31: the smallest class has 30"),
+        ({"fold": 0, "folds": 1}, r"folds=1"),
+        ({"fold": 0, "protocol": "published"}, r"fold=0|data\.fold holds"),
     ],
 )
 def test_impossible_numbers_are_refused(tiny_source: Source, change: dict[str, object], message: str) -> None:

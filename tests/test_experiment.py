@@ -1,6 +1,7 @@
 """Whole runs in one process: what a run leaves, what may not change it, and resuming."""
 
 import csv
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_pl import experiment, rundir
 from cifar_pl.callbacks import EpochLog
+from cifar_pl.classifier import Classifier
 from cifar_pl.errors import UserError
 from tests.conftest import TINY
 
@@ -311,6 +314,23 @@ def test_a_checkpoint_carries_its_own_epochs_validation_or_none(
     assert checkpoint(tmp_path, "best")["epoch"] == 1
     assert checkpoint(tmp_path)["epoch"] == 2
     assert not checkpoint(tmp_path)["predictions"]
+
+
+class Fails(Callback):
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise RuntimeError("no more")
+
+
+def test_a_failed_run_keeps_no_network_though_a_sweep_keeps_its_error(
+    config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    cfg = config(*QUICK, "+callbacks.fails._target_=tests.test_experiment.Fails")
+    with pytest.raises(RuntimeError, match="no more") as kept:
+        experiment.run(cfg)
+    gc.collect()
+    assert kept.value.__traceback__
+    assert not [thing for thing in gc.get_objects() if type(thing) is Classifier]
+    assert rundir.state(tmp_path / "run")["error"] == "RuntimeError: no more"
 
 
 def test_a_diverged_run_still_ends_in_a_summary(config: Callable[..., DictConfig], tmp_path: Path) -> None:

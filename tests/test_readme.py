@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from cifar_pl import experiment
@@ -41,7 +41,12 @@ def test_the_readme_trains_sweeps_and_resumes() -> None:
     assert ["resume=latest"] in COMMANDS  # run by test_command.py
 
 
-SINGLE = [command for command in COMMANDS if "-m" not in command and command != ["resume=latest"]]
+# test_command.py resumes, test_ddp.py trains in several processes, test_sweep.py goes on with a sweep.
+ELSEWHERE = ("resume=", "trainer=ddp", "sweep.resume=")
+HERE = [command for command in COMMANDS if not any(o.startswith(ELSEWHERE) for o in command)]
+SINGLE = [command for command in HERE if "-m" not in command]
+SLURM = [command for command in HERE if "hydra/launcher=slurm" in command]
+SWEEPS = [command for command in HERE if "-m" in command and command not in SLURM]
 
 
 @pytest.mark.parametrize("command", SINGLE, ids=" ".join)
@@ -61,16 +66,34 @@ def test_every_single_run_runs(command: list[str], config: Callable[..., DictCon
     assert (tmp_path / "run/summary.json").exists()
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if "-m" in command], ids=" ".join)
+@pytest.mark.parametrize("command", SWEEPS, ids=" ".join)
 def test_every_sweep_runs_and_no_directory_needs_quotes(command: list[str], train: Train, tmp_path: Path) -> None:
-    result = train(*shortened(command, *TINY, *SHORT), "logger=none", "callbacks.misclassified=null")
+    """Of each list the first value, of seeds and folds two."""
+    fewer = [
+        re.sub(r"=(range.*|0,1.*)", "=0,1", override) if override.startswith(("seed=", "data.fold=")) else override
+        for override in command
+    ]
+    if "sweep=search" in fewer:
+        fewer = [*(o for o in fewer if not o.startswith("sweep.trials=")), "sweep.trials=2"]
+    else:
+        fewer = [o if o.endswith("=0,1") else o.partition(",")[0] for o in fewer]
+    result = train(*shortened(fewer, *TINY, *SHORT), "logger=none", "callbacks.misclassified=null")
     assert result.returncode == 0, result.stderr
-    runs = [path.parent for path in tmp_path.glob("multirun/*/*/*/summary.json")]
-    jobs = 1
-    for override in command:
-        jobs *= override.count(",") + 1
-    assert len(runs) == jobs
+    (sweep,) = tmp_path.glob("multirun/*/*/sweep.html")
+    runs = [path.parent for path in sweep.parent.glob("*/summary.json")]
+    assert len(runs) == 2
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", run.name) for run in runs)
+
+
+@pytest.mark.parametrize("command", SLURM, ids=" ".join)
+def test_every_sweep_for_slurm_says_what_slurm_is_asked_for(command: list[str], train: Train) -> None:
+    result = train(*(override for override in command if override.startswith("hydra")), "--cfg", "hydra")
+    assert result.returncode == 0, result.stderr
+    launcher = OmegaConf.create(result.stdout).hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    for asked in (o.removeprefix("hydra.launcher.") for o in command if o.startswith("hydra.launcher.")):
+        key, _, value = asked.partition("=")
+        assert str(launcher[key]) == value
 
 
 @pytest.mark.parametrize(
@@ -83,6 +106,8 @@ def test_every_command_for_a_finished_run_runs(
     (tmp_path / "holiday").mkdir()
     for name in ("photo.jpg", "holiday/one.png"):
         Image.fromarray(np.full((30, 40, 3), 100, np.uint8)).save(tmp_path / name)
+    if "multirun" in line:
+        shutil.copytree(finished_run, tmp_path / "multirun/day/sweep/0-run")
     monkeypatch.chdir(tmp_path)
     with (finished_run / "misclassified.csv").open() as file:
         first = next(csv.DictReader(file))

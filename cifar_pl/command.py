@@ -68,6 +68,9 @@ def job(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | N
     """One job of Hydra's. A failed single run goes past Hydra, which would add its own words to the message."""
     if not OmegaConf.has_resolver("share"):
         register_resolvers()  # a launcher brought us to another process
+    if signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []):  # by `slots`, for that process
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     _one_log()
     try:
         return run(cfg)
@@ -125,6 +128,8 @@ def _hint(text: str) -> str:
     option = re.search(r"Could not find '([\w-]+)/([^']+)'", text)
     if option:
         return nearest(option[2], (path.stem for path in (CONF / option[1]).glob("*.yaml")))
+    if "hydra/launcher/submitit" in text or "hydra/launcher/ray" in text:
+        return ' It is an optional part: pip install -e ".[sweep]"'
     key = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     return nearest(key[1], _known()) if key else ""
 

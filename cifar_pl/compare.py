@@ -19,7 +19,7 @@ from cifar_pl.resume import flat
 REPLICATES = ("seed", "data.fold")  # what repeats a configuration
 # Of a resolved config: what repeats it, says where it ran, or only joins what stands elsewhere in it.
 APART = re.compile(
-    r"(^|\.)(seed|fold|num_workers)$|^(run_dir|resume)$|^(sweep|logger|datamodule|callbacks\.dashboard)\."
+    r"(^|\.)(seed|fold|num_workers)$|^(run_dir|resume)$|^(sweep|logger|datamodule|callbacks\.dashboard)(\.|$)"
 )
 
 
@@ -66,7 +66,7 @@ class Run:
         return bool(self.summary["protocol"]["test_selected"])
 
     def accuracy(self, split: str) -> float | None:
-        """Of `val` (the tested epoch's) or `test`, in [0, 1]; None where the run has no such figure of its own."""
+        """Of `val` (the best epoch's) or `test`, in [0, 1]; None where the run has no such figure of its own."""
         if split == "test":
             return float(self.summary["test"]["acc"])
         own = self.summary["val"] and not self.test_selected
@@ -100,6 +100,11 @@ class Configuration:
         return whole._replace(low=max(0.0, whole.low), high=min(1.0, whole.high)) if whole.n > 1 else whole
 
     @property
+    def test_selected(self) -> bool:
+        """Whether the test images stood in for the validation."""
+        return any(run.test_selected for run in self.runs.values())
+
+    @property
     def lr(self) -> float:
         """The median of the runs' rates; they differ where each had a range test."""
         return float(statistics.median(run.summary["lr"]["value"] for run in self.runs.values()))
@@ -114,17 +119,20 @@ class Comparison:
     """What many runs say together."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
-        """Group `runs`; of two finished repetitions with the same seed and fold the later one counts."""
+        """Group `runs`; of two finished repetitions with the same seed and fold the one with the later name counts."""
         self.runs = list(runs)
         groups: dict[str, list[Run]] = {}
         for run in self.finished:
-            groups.setdefault(repr(sorted(run.config.items())), []).append(run)
-        typed = [[o for o in group[0].overrides if _key(o) not in REPLICATES] for group in groups.values()]
+            folds = run.replicate[1] is not None  # of k, or without: other numbers of images train
+            groups.setdefault(repr((folds, sorted(run.config.items()))), []).append(run)
+        typed = [[o for o in group[0].overrides if key_of(o) not in REPLICATES] for group in groups.values()]
         common = set.intersection(*map(set, typed)) if len(typed) > 1 else set()
-        found = [
-            Configuration(tuple(o for o in own if o not in common), {r.replicate: r for r in group})
-            for own, group in zip(typed, groups.values(), strict=True)
-        ]
+        found: list[Configuration] = []
+        for own, group in zip(typed, groups.values(), strict=True):
+            telling = tuple(o for o in own if o not in common)
+            if any(telling == other.overrides for other in found):  # typed alike, yet another: defaults changed
+                telling = (*telling, f"(as {group[0].directory.name})")
+            found.append(Configuration(telling, {r.replicate: r for r in group}))
         judged = all(c.spread("val") for c in found)
         self.judge = "val" if judged else "test"
         self.configurations = sorted(found, key=lambda c: -_mean(c.spread(self.judge)))
@@ -191,7 +199,7 @@ def find(directories: Sequence[Path]) -> list[Run]:
     """Every run in and below `directories`, in the order of their names, numbers by their value.
 
     Raises:
-        UserError: there is none, or one cannot be read.
+        UserError: there is none.
     """
     for directory in directories:
         require(directory.is_dir(), f"{directory}: there is no such directory.")
@@ -201,7 +209,14 @@ def find(directories: Sequence[Path]) -> list[Run]:
 
 
 def read(directory: Path) -> Run:
-    """The run in `directory`."""
+    """The run in `directory`; where its files are damaged, its status is `unreadable`."""
+    try:
+        return _read(directory)
+    except Exception as error:  # noqa: BLE001 - whatever damaged files make of their readers
+        return Run(directory, "unreadable", f"{type(error).__name__}: {error}", (), {}, (None, None), {}, None)
+
+
+def _read(directory: Path) -> Run:
     status = rundir.state(directory)
     config: dict[str, Any] = {}
     if (directory / rundir.CONFIG).is_file():
@@ -219,7 +234,8 @@ def read(directory: Path) -> Run:
     )
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """What an override sets."""
     return override.partition("=")[0].lstrip("+~")
 
 

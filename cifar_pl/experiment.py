@@ -220,7 +220,7 @@ def _callbacks(cfg: DictConfig, validates: bool) -> list[Callback]:
     if hydra.mode == RunMode.MULTIRUN and (study := Path(hydra.sweep.dir) / rundir.STUDY).exists():
         from cifar_pl.callbacks.prune import Prune  # optuna is optional
 
-        callbacks.append(Prune(study, hydra.job.num, cfg.monitor, cfg.mode))
+        callbacks.append(Prune(study, Path(cfg.run_dir).name, cfg.monitor, cfg.mode))
     return [*callbacks, Progress()] if sys.stdout.isatty() else callbacks
 
 

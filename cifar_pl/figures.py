@@ -91,12 +91,11 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def rates(families: Mapping[str, Sequence[tuple[float, float, float]]], ylabel: str) -> Figure:
-    """An accuracy over the learning rate, one line per family of (rate, mean, standard deviation)."""
-    figure = Figure(figsize=(6.5, 4.2 + 0.22 * len(families)), layout="constrained")
-    axes = figure.subplots()
+    """An accuracy over the learning rate, one line per family of (rate, mean, standard deviation), best first."""
+    figure, axes = _with_room(len(families))
     for n, (name, points) in enumerate(families.items()):
         lr, mean, std = zip(*points, strict=True)
-        axes.errorbar(lr, mean, std, marker="o", markersize=4, capsize=3, label=name, **_line(n))
+        axes.errorbar(lr, mean, std, marker="o", markersize=4, capsize=3, **_line(n, name, len(families)))
     axes.set(xscale="log", xlabel="learning rate", ylabel=ylabel)
     axes.grid(alpha=0.3)
     _legend_below(figure)
@@ -104,13 +103,11 @@ def rates(families: Mapping[str, Sequence[tuple[float, float, float]]], ylabel: 
 
 
 def overlaid(lines: Mapping[str, NDArray[np.float64]], ylabel: str) -> Figure:
-    """A value after each epoch, one line per name, best first: the first ten in colour, the others grey."""
-    figure = Figure(figsize=(6.5, 4.2 + 0.22 * min(len(lines), COLORS + 1)), layout="constrained")
-    axes = figure.subplots()
+    """A value after each epoch, one line per name, best first: ten in colour, the others grey. Without NaN."""
+    figure, axes = _with_room(len(lines))
     for n, (name, values) in enumerate(lines.items()):
-        label = name if n < COLORS else f"{len(lines) - COLORS} others" if n == COLORS else None
-        style = _line(n) if n < COLORS else {"color": "0.75", "zorder": 1}
-        axes.plot(np.arange(1, len(values) + 1), values, linewidth=1.2, label=label, **style)
+        known = np.flatnonzero(np.isfinite(values))
+        axes.plot(known + 1, values[known], linewidth=1.2, **_line(n, name, len(lines)))
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
@@ -207,9 +204,17 @@ def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.u
     return shown
 
 
-def _line(n: int) -> dict[str, Any]:
-    """Colour and dashes of the nth line."""
-    return {"color": f"C{n % COLORS}", "linestyle": ("-", "--", ":", "-.")[n // COLORS % 4]}
+def _with_room(lines: int) -> tuple[Figure, Axes]:
+    """A figure with room for the names of so many lines, or of as many as have a colour, below it."""
+    figure = Figure(figsize=(6.5, 4.2 + 0.22 * min(lines, COLORS + 1)), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _line(n: int, name: str, of: int) -> dict[str, Any]:
+    """Colour and name of the nth line: the first ten have their own, the others are grey and have one."""
+    if n < COLORS:
+        return {"color": f"C{n}", "label": name}
+    return {"color": "0.75", "zorder": 1, "label": f"{of - COLORS} others" if n == COLORS else None}
 
 
 def _legend_below(figure: Figure) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ def main() -> None:
 
 def write(out: Path, comparison: Comparison, how: str) -> None:
     """Write `sweep.csv` and the self-contained page `sweep.html` into `out`; `how` is the command that made it all."""
-    rundir.write(out / TABLE, as_csv(comparison))
+    rundir.write(out / TABLE, as_csv(comparison, out))
     name = JUDGES[comparison.judge]
     families, lines = _families(comparison), _curves(comparison)
     charts = {}
@@ -61,7 +62,8 @@ def write(out: Path, comparison: Comparison, how: str) -> None:
             judges=JUDGES,
             charts={key: figures.svg(figure, key) for key, figure in charts.items()},
             versions=sorted({_code(run) for run in comparison.runs}),
-            link=lambda run: os.path.relpath(run.directory / rundir.PAGE, out),
+            place=lambda run: os.path.relpath(run.directory, out),
+            link=lambda run: "./" + quote(os.path.relpath(run.directory / rundir.PAGE, out)),
             exists=lambda run: (run.directory / rundir.PAGE).is_file(),
             how=how,
         ),
@@ -92,7 +94,7 @@ def text(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def as_csv(comparison: Comparison) -> str:
+def as_csv(comparison: Comparison, out: Path) -> str:
     """One row per configuration, best first, then one per run without a result; fractions in [0, 1]."""
     columns = [*COLUMNS[:3], *(f"{split}_acc_{figure}" for split in JUDGES for figure in FIGURES), *COLUMNS[3:]]
     buffer = io.StringIO()
@@ -103,11 +105,11 @@ def as_csv(comparison: Comparison) -> str:
         for split in JUDGES:
             if known := one.spread(split):
                 row |= {f"{split}_acc_{f}": getattr(known, f) for f in (FIGURES if known.n > 1 else FIGURES[:1])}
-        runs = " ".join(run.directory.name for run in one.runs.values())
+        runs = " ".join(os.path.relpath(run.directory, out) for run in one.runs.values())
         writer.writerow({**row, "lr": one.lr, "seconds": one.seconds, "runs": runs})
     for run in comparison.others:
         row = {"status": run.status, "configuration": comparison.name(run), "n": 0}
-        writer.writerow({**row, "runs": run.directory.name, "error": run.error})
+        writer.writerow({**row, "runs": os.path.relpath(run.directory, out), "error": run.error})
     return buffer.getvalue()
 
 
@@ -121,7 +123,7 @@ def _families(comparison: Comparison) -> Mapping[str, list[tuple[float, float, f
     """Configurations that differ in the rate alone: of each the rate, mean and deviation of the judge's accuracy, %."""
     families: dict[str, list[tuple[float, float, float]]] = {}
     for one in comparison.configurations:
-        name = " ".join(o for o in one.overrides if not o.startswith("optimizer.lr=")) or "all"
+        name = " ".join(o for o in one.overrides if compare.key_of(o) != "optimizer.lr") or "all"
         known = one.spread(comparison.judge)
         assert known
         families.setdefault(name, []).append((one.lr, 100 * known.mean, 100 * np.nan_to_num(known.std)))
@@ -137,7 +139,7 @@ def _curves(comparison: Comparison) -> dict[str, NDArray[np.float64]]:
         epochs = min(map(len, values))
         mean = np.mean([v[:epochs] for v in values], axis=0)
         if np.isfinite(mean).any():
-            lines[one.name] = mean
+            lines[one.name + (" (test-selected)" if one.test_selected else "")] = mean
     return lines
 
 

@@ -75,6 +75,11 @@ def _sweep(argv: list[str], directory: Path) -> list[str]:
     )
     saved: Any = OmegaConf.load(directory / SWEEP)
     old = [o for o in (*saved.hydra.overrides.task, *saved.hydra.overrides.hydra) if o != "hydra.mode=MULTIRUN"]
+    require(
+        not _asked(argv, "resume="), "resume= goes on with one run, sweep.resume= with a sweep: leave one of them out."
+    )
+    flags = [a for a in argv if a.startswith("-") and a not in ("-m", "--multirun")]
+    require(not flags, f"{' '.join(flags)}: sweep.resume= takes overrides alone.")
     new = [a for a in argv if not a.startswith(("-", "sweep.resume="))]
     merged = [a for a in _merged(old, new) if not a.startswith(("hydra.sweep.dir=", "sweep.resume="))]
     return ["-m", *merged, f"sweep.resume={quoted(directory)}", f"hydra.sweep.dir={quoted(directory)}"]
@@ -142,4 +147,5 @@ def _may_grow(cfg: DictConfig) -> bool:
 
 def quoted(path: Path) -> str:
     """A path as a value of Hydra's override grammar."""
-    return "'" + re.sub(r"(['\\])", r"\\\1", str(path)) + "'"
+    # Backslashes count there before a quote, and at the end.
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), str(path)) + "'"

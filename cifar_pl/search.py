@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,13 +12,14 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import URL
 
 from cifar_pl import rundir
 from cifar_pl.errors import require
 from cifar_pl.slots import Slot, Work
 from cifar_pl.sweep import Check, Job, Sweep
 
-NAME = "cifar-pl"
+NAME, RUN = "cifar-pl", "run"  # the study; a trial's attribute, the name of its run directory
 LOCKED = 60  # seconds to wait for another process that writes into the study
 
 
@@ -35,17 +36,31 @@ def trials(config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], chec
         UserError: the search has nothing to go by or to choose from.
     """
     wanted = config.sweep
-    require(config.protocol == "honest", "sweep=search judges by validation, which protocol=published does not have.")
     require(isinstance(wanted.trials, int) and wanted.trials > 0, f"sweep.trials={wanted.trials}: 1 or more.")
+    require(
+        config.protocol == "honest"
+        and (config.data.val_size or config.data.fold is not None)
+        and config.callbacks.get("epoch_log"),
+        "sweep=search judges by validation: it needs protocol=honest, images held out, and callbacks.epoch_log.",
+    )
     by_key = {o.get_key_element(): o for o in (*_default_space(config), *typed.values())}
     space = {key: _distribution(o) for key, o in by_key.items() if o.is_sweep_override()}
     fixed = [str(o.input_line) for o in by_key.values() if not o.is_sweep_override()]
     require(space, "sweep=search: there is nothing to choose from. Give a list or an interval, or sweep.space.")
-    sweep.directory.mkdir(parents=True, exist_ok=True)
+    check([[*fixed, *(f"{k}={v}" for k, v in choice.items())] for choice in _each_choice(space)])
+
     sweep.total = wanted.trials
+    sweep.directory.mkdir(parents=True, exist_ok=True)
     study = load(sweep.directory / rundir.STUDY, config.mode)
-    study.sampler = optuna.samplers.TPESampler(seed=wanted.seed + len(study.trials))  # go on, do not begin again
+    begun_with = study.user_attrs.get("fixed", known := {"overrides": sorted(fixed), "monitor": config.monitor})
+    require(
+        begun_with == known,
+        f"sweep.resume={sweep.directory}: a search goes on as it began, with {begun_with}, not with {known}. "
+        "Only sweep.* and the space may differ.",
+    )
+    study.set_user_attr("fixed", known)
     study.set_user_attr("pruner", {"n_startup_trials": wanted.startup, "n_warmup_steps": wanted.warmup})
+    study.sampler = optuna.samplers.TPESampler(seed=wanted.seed + len(study.trials))  # go on, do not begin again
 
     def job(trial: Trial | FrozenTrial) -> Job:
         varied = [f"{key}={value}" for key, value in trial.params.items()]
@@ -53,15 +68,17 @@ def trials(config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], chec
         return sweep.job([*fixed, *varied], short, trial.number)
 
     def one(slot: Slot, known: FrozenTrial | None = None) -> None:
-        this = job(known or study.ask(space))
-        check([list(this.overrides)])
-        sweep.launch([this], slot)
+        trial = known or study.ask(space)
+        this = job(trial)
+        Trial(study, trial._trial_id).set_user_attr(RUN, this.directory.name)
+        sweep.launch(this, slot)
         _tell(study, this, config.monitor)
 
-    for trial in study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED]):
+    over = study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])
+    begun = [t for t in study.get_trials(states=[TrialState.RUNNING]) if t.params.keys() == space.keys()]
+    for trial in over:
         job(trial)
-    begun = [t for t in study.trials if t.state == TrialState.RUNNING and t.params.keys() == space.keys()]
-    new = wanted.trials - len(study.trials)
+    new = wanted.trials - len(over) - len(begun)  # in place of what failed, too
     return [*(partial(one, known=t) for t in begun), *[one] * max(0, new)]
 
 
@@ -70,20 +87,29 @@ def load(path: Path, mode: str) -> optuna.Study:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Patience, because every trial's process writes into this file.
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": LOCKED}})
+    url = str(URL.create("sqlite", database=str(path)))  # whatever its name holds
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCKED}})
     direction: Literal["minimize", "maximize"] = "maximize" if mode == "max" else "minimize"
     return optuna.create_study(study_name=NAME, storage=storage, direction=direction, load_if_exists=True)
 
 
 def _tell(study: optuna.Study, job: Job, monitor: str) -> None:
     """Enter what came of a trial; one that was interrupted stays open."""
-    status = job.facts()["status"]
+    status = job.status()
     if status == "finished":
-        best = rundir.read_json(job.directory / rundir.SUMMARY)["val"]
-        require(best, "sweep=search judges by validation: it needs images held out, and callbacks.epoch_log.")
-        study.tell(job.number, best[{"val/acc": "best_acc", "val/loss": "best_loss"}[monitor]])
+        summary = rundir.read_json(job.directory / rundir.SUMMARY)
+        best = {} if summary["protocol"]["test_selected"] else summary["val"] or {}
+        value = best.get({"val/acc": "best_acc", "val/loss": "best_loss"}[monitor])  # None: it was NaN
+        study.tell(job.number, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
     elif status in ("pruned", "failed"):
         study.tell(job.number, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
+
+
+def _each_choice(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
+    """Parameters in which every choice of every list occurs."""
+    lists = {k: list(d.choices) if isinstance(d, CategoricalDistribution) else [d.low] for k, d in space.items()}  # type: ignore[attr-defined]
+    longest = max(map(len, lists.values()))
+    return [{k: values[min(n, len(values) - 1)] for k, values in lists.items()} for n in range(longest)]
 
 
 def _default_space(config: DictConfig) -> list[Override]:
@@ -99,4 +125,6 @@ def _distribution(override: Override) -> BaseDistribution:
         return IntDistribution(value.start, value.end, log=log)
     assert value.start is not None
     assert value.end is not None
+    low = value.start
+    require(low > 0 or not log, f"{override.input_line}: on a log scale an interval begins above 0.")
     return FloatDistribution(value.start, value.end, log=log)

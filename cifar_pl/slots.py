@@ -1,12 +1,11 @@
 """How many runs go on at the same time, and what of the machine each of them has."""
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 
 from hydra.plugins.launcher import Launcher
-from tqdm import tqdm
 
 from cifar_pl import hardware
 from cifar_pl.errors import require
@@ -15,8 +14,8 @@ Slot = Mapping[str, str]  # the environment of one of the runs that go on at the
 Work = Callable[[Slot], None]
 
 
-def of(launcher: Launcher, at_once: Any) -> list[Slot] | None:
-    """One for each run that goes on at the same time; none in this process; None where the launcher takes all at once.
+def of(launcher: Launcher, at_once: Any) -> list[Slot]:
+    """One for each run that goes on at the same time; none where they follow one another in this process.
 
     Raises:
         UserError: so many cannot be run at once, or it is not said how many.
@@ -34,7 +33,7 @@ def of(launcher: Launcher, at_once: Any) -> list[Slot] | None:
     if kind == "BasicLauncher":
         return []
     if kind != "LocalLauncher":
-        return [{}] * at_once if at_once else None
+        return [{}] * (at_once or getattr(launcher, "params", {}).get("array_parallelism", 1))
     gpus = hardware.gpus()
     count = at_once or len(gpus)
     require(
@@ -46,37 +45,44 @@ def of(launcher: Launcher, at_once: Any) -> list[Slot] | None:
     return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {})} for k in range(count)]
 
 
-def each(work: Sequence[Work], slots: Sequence[Slot] | None, interrupt: Callable[[], None]) -> None:
-    """Do all of `work`: here, one after the other, or as many at once as there are slots.
+def each(work: Sequence[Work], slots: Sequence[Slot], interrupt: Callable[[], bool]) -> None:
+    """Do all of `work`: as many at once as there are slots; here, one after the other, where there are none.
 
-    Whatever ends it early, a signal too, has `interrupt` called until what was begun is over.
+    With slots, whatever ends it early, a signal too, has `interrupt` called until what was begun is over, or
+    until it returns False.
     """
     if not slots:
         for one in work:
             one({})
         return
-    free: SimpleQueue[Slot] = SimpleQueue()
-    for slot in slots:
-        free.put(slot)
+    todo, lock, errors = iter(work), Lock(), list[BaseException]()
 
-    def take(one: Work) -> None:
-        slot = free.get()
-        try:
-            one(slot)
-        finally:
-            free.put(slot)
+    def serve(slot: Slot) -> None:
+        # The launcher's processes inherit this: Ctrl-C on a terminal is not for them, `interrupt` tells the runs.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        while not errors:
+            with lock:
+                one = next(todo, None)
+            if one is None:
+                return
+            try:
+                one(slot)
+            except BaseException as error:  # noqa: BLE001 - raised again, by whoever waits
+                errors.append(error)
 
-    # The runs are other processes, started by the launcher; a thread waits for each.
-    with ThreadPoolExecutor(len(slots)) as pool:
-        futures = [pool.submit(take, one) for one in work]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-            for future in futures:
-                future.result()
-        except BaseException:
-            tqdm.write("Stopping: the runs write what they have ...")
-            pool.shutdown(wait=False, cancel_futures=True)
-            begun = [future for future in futures if not future.cancelled()]
-            while wait(begun, timeout=3).not_done:  # Ctrl-C on a terminal has reached them already
-                interrupt()
-            raise
+    # The runs are other processes, started by the launcher; a thread waits for each, and no exit for a thread.
+    threads = [Thread(target=serve, args=[slot], daemon=True) for slot in slots]
+    try:
+        for thread in threads:
+            thread.start()
+        while not errors and any(thread.is_alive() for thread in threads):
+            for thread in threads:
+                thread.join(0.2)
+        if errors:
+            raise errors[0]
+    except BaseException as error:
+        errors.append(error)
+        while any(thread.is_alive() for thread in threads) and interrupt():
+            for thread in threads:
+                thread.join(0.5)
+        raise

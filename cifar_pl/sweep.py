@@ -1,16 +1,15 @@
-"""A sweep: which runs, how many at once, what is missing of one that was interrupted, one table at the end."""
+"""A sweep: which runs, what is missing of one that was interrupted, one table at the end."""
 
 import itertools
 import os
+import shlex
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Event, Lock, Thread
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
@@ -27,97 +26,86 @@ Check = Callable[[list[list[str]]], object]
 
 
 class Job(NamedTuple):
-    """One run of a sweep: its number, what varies in words, its overrides, and where it is or goes."""
+    """One run of a sweep: what varies in words, its overrides, its number, and where it is or goes."""
 
-    number: int
     name: str
     overrides: tuple[str, ...]
+    number: int
     directory: Path
 
-    def facts(self) -> Mapping[str, Any]:
-        """Its status.json; without one, a status of None."""
-        path = self.directory / rundir.STATUS
-        known: Mapping[str, Any] = rundir.read_json(path) if path.exists() else {"status": None}
-        return known
+    def status(self) -> str | None:
+        """What `rundir.state` says of it; None where it was not begun."""
+        begun = (self.directory / rundir.STATUS).exists()
+        return str(rundir.state(self.directory)["status"]) if begun else None
 
 
 class Sweep:
     """The jobs of one sweep, in one directory."""
 
-    def __init__(self, directory: Path, launcher: Launcher, together: bool = False) -> None:
-        """Launch into `directory`; `together` where the launcher takes all jobs at once. Whoever plans sets `total`."""
-        self.directory, self.together, self.total = directory, together, 0
+    def __init__(self, directory: Path, launcher: Launcher) -> None:
+        """Launch into `directory`; whoever plans sets `total`."""
+        self.directory, self.total = directory, 0
         self.jobs: list[Job] = []
         self._launcher = launcher
         self._known = {}
-        for path in directory.glob(f"*/{resume.OVERRIDES}"):
+        for path in directory.glob(f"[0-9]*-*/{resume.OVERRIDES}"):
             typed = OmegaConf.to_container(OmegaConf.load(path))
             assert isinstance(typed, list)
             self._known[frozenset(o for o in typed if not o.startswith("resume="))] = path.parents[1]
-        self._open: dict[Job, Mapping[str, Any]] = {}  # launched: what its status.json said before
+        self._begun: set[Job] = set()
+        self._stopping, self._told = False, set[int]()  # processes that were interrupted
         self._done = self._skipped = 0
-        self._told: set[int] = set()  # processes that were interrupted
-        self._start, self._ended, self._looking = time.monotonic(), Event(), Lock()
+        self._start = time.monotonic()
 
     def job(self, overrides: Iterable[str], varied: Iterable[str], number: int | None = None) -> Job:
-        """The job with these overrides, in the directory that it has or in a new one."""
+        """The job of this number, or else the one with these overrides, or else a new one."""
         typed, name = tuple(overrides), " ".join(varied)
-        directory = self._known.get(frozenset(typed))
+        directory = self._known.get(frozenset(typed)) if number is None else None
         if directory is not None:
             number = int(directory.name.partition("-")[0])
         elif number is None:
             taken = [int(path.name.partition("-")[0]) for path in self._known.values()]
             number = max([*taken, *(job.number for job in self.jobs)], default=-1) + 1
-        job = Job(number, name, typed, directory or self.directory / f"{number}-{safe(name)}")
+        job = Job(name, typed, number, directory or self.directory / f"{number}-{safe(name)}")
         self.jobs.append(job)
-        self._skipped += job.facts()["status"] in OVER
+        self._skipped += job.status() in OVER
         return job
 
-    def launch(self, jobs: Sequence[Job], slot: Slot) -> None:
-        """Run what of `jobs` is not over; what was interrupted after its first epoch goes on from there."""
-        todo = [job for job in jobs if job.facts()["status"] not in OVER]
-        if not todo:
+    def launch(self, job: Job, slot: Slot) -> None:
+        """Run a job, unless it is over; what was interrupted after its first epoch goes on from there."""
+        before = job.status()
+        if before in OVER:
             return
-        arguments = [self._arguments(job, slot) for job in todo]
-        for job in todo:
-            self._open[job] = job.facts()
-            tqdm.write(f"== Job {self._place(job)}: {job.name}")
+        place = f"{self.jobs.index(job) + 1} of {self.total}"
+        if before == "running":
+            tqdm.write(f"== Job {place} is still running, begun by another sweep: {job.directory}")
+            return
+        tqdm.write(f"== Job {place}: {job.name}")
+        arguments, reason = self._arguments(job, slot), ""
+        self._begun.add(job)
         try:
-            self._launcher.launch(arguments, todo[0].number)
+            self._launcher.launch([arguments], job.number)
         except Exception as error:  # noqa: BLE001 - a process is gone, a queue refused: each launcher has its own
-            if all(job.facts()["status"] is None for job in todo):
-                tqdm.write(f"{type(self._launcher).__name__}: {str(error).strip().partition(chr(10))[0]}")
-        self._look()
-        for job in todo:
-            if self._open.pop(job, None) is not None:
-                tqdm.write(f"== Job {self._place(job)} was killed.")
+            reason = f" {type(self._launcher).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        self._begun.remove(job)
+        self._done += 1
+        tqdm.write(f"== Job {place} {_outcome(job) or f'was not begun{reason}'}{self._left()}.")
 
-    def watched(self, work: Callable[[], None]) -> None:
-        """Do `work`, and say meanwhile what became of the jobs, also of those that one launch began together."""
-
-        def watch() -> None:
-            # Fifty files a second at most: a cluster's file system has other things to do.
-            while not self._ended.wait(max(1, len(self._open) / 50)):
-                self._look()
-
-        thread = Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            work()
-        finally:
-            self._ended.set()
-            thread.join()
-            self._look()
-
-    def interrupt(self) -> None:
-        """Ask those of the runs that are processes of this machine to stop, each once."""
-        for job in list(self._open):
-            facts = job.facts()
-            here = facts["status"] == "running" and facts["host"] == socket.gethostname()
-            if here and facts["pid"] not in self._told:
-                self._told.add(facts["pid"])
-                with suppress(ProcessLookupError):
-                    os.kill(facts["pid"], signal.SIGINT)
+    def interrupt(self) -> bool:
+        """Ask the runs that are processes of this machine to stop, each once; whether they are worth waiting for."""
+        local = type(self._launcher).__name__ == "LocalLauncher"
+        if not self._stopping:
+            here = "Stopping: the runs write what they have ..."
+            tqdm.write(here if local else "What is in the queue goes on; when it is over, sweep.resume=DIR goes on.")
+        self._stopping = True
+        for job in list(self._begun) if local else ():
+            if job.status() == "running":
+                pid = rundir.read_json(job.directory / rundir.STATUS)["pid"]
+                if pid not in self._told:
+                    self._told.add(pid)
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGINT)
+        return local
 
     def _arguments(self, job: Job, slot: Slot) -> list[str]:
         place = [f"hydra.sweep.dir={resume.quoted(self.directory)}", f"hydra.sweep.subdir={job.directory.name}"]
@@ -125,25 +113,13 @@ class Sweep:
             place.append(f"resume={resume.quoted(job.directory)}")
         else:
             (job.directory / rundir.STATUS).unlink(missing_ok=True)  # it ended before its first epoch did
-        return [*job.overrides, *place, *(f"+hydra.job.env_set.{name}='{value}'" for name, value in slot.items())]
-
-    def _look(self) -> None:
-        with self._looking:
-            for job, before in list(self._open.items()):
-                facts = job.facts()
-                if facts["status"] not in (None, "running") and facts != before:
-                    del self._open[job]
-                    self._done += 1
-                    tqdm.write(f"== Job {self._place(job)} {_outcome(job, facts)}{self._left()}.")
-
-    def _place(self, job: Job) -> str:
-        return f"{self.jobs.index(job) + 1} of {self.total}"
+        return [*job.overrides, *place, *(f"++hydra.job.env_set.{name}='{value}'" for name, value in slot.items())]
 
     def _left(self) -> str:
         rest = self.total - self._skipped - self._done
         seconds = (time.monotonic() - self._start) / self._done * rest
         duration = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
-        return f"; {rest} left, about {duration}" if rest else ""
+        return f"; {rest} left, about {duration}" if rest > 0 else ""
 
 
 Plan = Callable[[DictConfig, Sweep, Mapping[str, Override], Check], list[Work]]
@@ -165,19 +141,20 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
     directory = Path(config.hydra.sweep.dir)
     free = slots.of(launcher, config.sweep.at_once)
     typed = {o.get_key_element(): o for o in overrides if o.key_or_group.partition(".")[0] != "sweep"}
-    sweep = Sweep(directory, launcher, together=free is None)
+    sweep = Sweep(directory, launcher)
     work = plan(config, sweep, typed, check)
     directory.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, directory / resume.SWEEP)
+    hydra = [o for o in config.hydra.overrides.hydra if not o.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     try:
-        sweep.watched(lambda: slots.each(work, free, sweep.interrupt))
+        slots.each(work, free, sweep.interrupt)
     finally:
-        _report(sweep, [*map(str, config.hydra.overrides.task)])
-    missing = [job for job in sweep.jobs if job.facts()["status"] not in OVER]
+        _report(directory, report.shell("train.py", "-m", *config.hydra.overrides.task, *hydra))
+    missing = [job for job in sweep.jobs if job.status() not in OVER]
     require(
         not missing,
         f"{len(missing)} of {len(sweep.jobs)} runs have no result (above). Once the cause is mended, "
-        f"to run what is missing: python train.py -m sweep.resume={resume.quoted(directory)}",
+        f"to run what is missing: python train.py -m sweep.resume={shlex.quote(str(directory))}",
     )
 
 
@@ -193,7 +170,9 @@ def grid(_config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], check
             f"{o.input_line}: an interval has no end of values. List some, or search: sweep=search.",
         )
     lists = {
-        key: [f"{key}={value}" for value in o.sweep_string_iterator()] if o.is_sweep_override() else [str(o.input_line)]
+        key: list(dict.fromkeys(f"{key}={value}" for value in o.sweep_string_iterator()))
+        if o.is_sweep_override()
+        else [str(o.input_line)]
         for key, o in typed.items()
     }
     combinations = list(itertools.product(*lists.values()))
@@ -201,23 +180,26 @@ def grid(_config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], check
     fixed = {values[0] for values in lists.values() if len(values) == 1}
     sweep.total = len(combinations)
     jobs = [sweep.job(c, [o for o in c if o not in fixed]) for c in combinations]
-    batches = [jobs] if sweep.together else [[job] for job in jobs]
-    return [partial(sweep.launch, batch) for batch in batches]
+    return [partial(sweep.launch, job) for job in jobs]
 
 
-def _outcome(job: Job, facts: Mapping[str, Any]) -> str:
-    if facts["status"] != "finished":
-        return f"{facts['status']} {facts.get('error', '')}".rstrip(" .")
-    result = compare.read(job.directory)
-    split = "val" if result.accuracy("val") is not None else "test"
-    return f"finished, {report.JUDGES[split]} {result.accuracy(split):.2%}"
+def _outcome(job: Job) -> str:
+    """What became of a job, in words; empty where it was not begun."""
+    status = job.status()
+    if status == "finished":
+        result = compare.read(job.directory)
+        split = "val" if result.accuracy("val") is not None else "test"
+        return f"finished, {report.JUDGES[split]} {result.accuracy(split):.2%}"
+    error = rundir.read_json(job.directory / rundir.STATUS).get("error", "") if status else ""
+    return f"{status or ''} {error}".strip(" .")
 
 
-def _report(sweep: Sweep, typed: Sequence[str]) -> None:
-    """Write and print what there is."""
+def _report(directory: Path, how: str) -> None:
+    """Print and write what there is."""
     try:
-        comparison = compare.Comparison(compare.find([sweep.directory]))
+        comparison = compare.Comparison(compare.find([directory]))
     except UserError:
         return  # nothing was begun
-    report.write(sweep.directory, comparison, report.shell("train.py", "-m", *typed))
-    tqdm.write(f"\n{report.text(comparison)}\nLook at: {sweep.directory / report.PAGE}")
+    tqdm.write(f"\n{report.text(comparison)}")
+    report.write(directory, comparison, how)
+    tqdm.write(f"Look at: {directory / report.PAGE}")

@@ -7,6 +7,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from cifar_pl.errors import UserError
+
 
 class CifarSweeper(Sweeper):
     """Every combination of what the command line lists, or a search among them."""
@@ -28,8 +30,10 @@ class CifarSweeper(Sweeper):
         assert self.hydra_context is not None
         plan: sweep.Plan = sweep.grid
         if "trials" in self.config.sweep:
-            from cifar_pl import search  # optuna is optional
-
+            try:
+                from cifar_pl import search
+            except ModuleNotFoundError as error:
+                raise UserError(f'sweep=search: {error} It is an optional part: pip install -e ".[sweep]"') from error
             plan = search.trials
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         sweep.run(plan, self.config, self.launcher, parser.parse_overrides(arguments), self.validate_batch_is_legal)

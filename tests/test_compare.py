@@ -110,3 +110,27 @@ def test_nothing_to_compare(tmp_path: Path) -> None:
         compare.find([tmp_path])
     with pytest.raises(UserError, match="no such directory"):
         compare.find([tmp_path / "nowhere"])
+
+
+def test_a_fold_repeats_folds_and_not_runs_without(make: Make, tmp_path: Path) -> None:
+    make("a", "seed=0", val=0.9)
+    make("b", "data.fold=0", val=0.9, fold=0)
+    assert len(Comparison(compare.find([tmp_path])).configurations) == 2
+
+
+def test_loggers_make_no_other_configuration_and_equal_names_are_told_apart(make: Make, tmp_path: Path) -> None:
+    make("a", "seed=0", val=0.9, logger={})
+    make("b", "seed=1", val=0.9, logger={"tensorboard": {"save_dir": "x"}})
+    make("c", "seed=0", val=0.8, momentum=0.8)  # a default that changed
+    found = Comparison(compare.find([tmp_path])).configurations
+    assert [(one.name, len(one.runs)) for one in found] == [("defaults", 2), ("(as c)", 1)]
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "summary.json", "status.json"])
+def test_a_damaged_run_is_a_row_and_no_end(make: Make, tmp_path: Path, file: str) -> None:
+    make("a", val=0.9)
+    (make("b", val=0.9) / file).write_text("{ [")
+    found = Comparison(compare.find([tmp_path]))
+    assert [run.status for run in found.others] == ["unreadable"]
+    assert found.others[0].error
+    assert len(found.finished) == 1

@@ -44,7 +44,7 @@ def test_all_work_is_done_no_more_at_once_than_there_are_slots() -> None:
             now[0] -= 1
             mine[1] = False
 
-    slots.each([one] * 7, [{"n": "0"}, {"n": "1"}], lambda: None)
+    slots.each([one] * 7, [{"n": "0"}, {"n": "1"}], lambda: True)
     assert most[0] == 2
     assert len(used) == 7
 
@@ -62,9 +62,10 @@ def test_a_failure_stops_the_rest_after_what_was_begun_is_over() -> None:
         begun.wait(20)
         raise UserError("no")
 
-    def interrupt() -> None:
+    def interrupt() -> bool:
         told.set()
         go.set()
+        return True
 
     with pytest.raises(UserError, match="no"):
         slots.each([slow, failing, *[slow] * 5], [{}, {}], interrupt)

@@ -41,6 +41,7 @@ def begin(cwd: Path, *arguments: str) -> subprocess.Popen[bytes]:
         cwd=cwd,
         stdout=(cwd / "said").open("w"),
         stderr=subprocess.STDOUT,
+        start_new_session=True,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),  # a background job ignores it
     )
 
@@ -58,7 +59,7 @@ def test_a_failing_run_costs_no_other_and_only_what_is_missing_runs_again(train:
     assert result.returncode == 1
     assert result.stderr.count("error: ") == 1
     assert "1 of 3 runs have no result" in result.stderr
-    assert "python train.py -m sweep.resume='sweep'" in result.stderr
+    assert "python train.py -m sweep.resume=sweep" in result.stderr
     assert "Traceback" not in result.stderr + result.stdout
     said = result.stdout
     assert said.index("== Job 2 of 3 failed UserError: seed=-1") < said.index("== Job 3 of 3: seed=1")  # at once
@@ -91,7 +92,7 @@ def test_two_at_once_each_in_its_process_and_one_of_them_killed(train: Train, tm
     os.kill(first["pid"], signal.SIGKILL)
     assert process.wait(timeout=200) == 1
     said = (tmp_path / "said").read_text()
-    assert "== Job 1 of 4 was killed" in said
+    assert "== Job 1 of 4 killed; 3 left" in said
     assert sorted(statuses(directory).values()) == ["finished"] * 3 + ["running"]
     assert [row["n"] for row in table(directory)] == ["2", "1", "0"] or table(directory)[-1]["status"] == "killed"
     result = train("-m", f"sweep.resume={directory}")
@@ -101,20 +102,24 @@ def test_two_at_once_each_in_its_process_and_one_of_them_killed(train: Train, tm
     assert [s["hardware"]["threads"] for s in summaries] == [max(1, hardware.cores() // 2)] * 4
 
 
-def test_ctrl_c_ends_the_sweep_after_writing_what_there_is(train: Train, tmp_path: Path) -> None:
+@pytest.mark.parametrize("local", [(), ("hydra/launcher=local", "sweep.at_once=2")], ids=["here", "local"])
+def test_ctrl_c_ends_the_sweep_after_writing_what_there_is(local: tuple[str], train: Train, tmp_path: Path) -> None:
     directory = tmp_path / "sweep"
-    process = begin(tmp_path, "-m", *FAST, "trainer.max_epochs=9", "seed=0,1", f"hydra.sweep.dir={directory}")
+    seeds = ("seed=0,1", *local)
+    process = begin(tmp_path, "-m", *FAST, *seeds, "trainer.max_epochs=9", f"hydra.sweep.dir={directory}")
     wait_for((directory / "0-seed_0/checkpoints/last.ckpt").exists, process)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
     assert process.wait(timeout=60) == 130
-    assert statuses(directory) == {"0-seed_0": "interrupted"}
-    assert [row["status"] for row in table(directory)] == ["interrupted"]
+    interrupted = ["0-seed_0", "1-seed_1"] if local else ["0-seed_0"]
+    assert statuses(directory) == dict.fromkeys(interrupted, "interrupted")
+    assert [row["status"] for row in table(directory)] == ["interrupted"] * len(interrupted)
     assert (directory / "sweep.html").exists()
-    rows = (directory / "0-seed_0/metrics.csv").read_text()
-    result = train("-m", f"sweep.resume={directory}", "trainer.max_epochs=9", "seed=0")
-    assert result.returncode == 0, result.stderr
-    assert statuses(directory) == {"0-seed_0": "finished"}
-    assert (directory / "0-seed_0/metrics.csv").read_text().startswith(rows)  # it went on
+    if not local:
+        rows = (directory / "0-seed_0/metrics.csv").read_text()
+        result = train("-m", f"sweep.resume={directory}", "seed=0")
+        assert result.returncode == 0, result.stderr
+        assert statuses(directory) == {"0-seed_0": "finished"}
+        assert (directory / "0-seed_0/metrics.csv").read_text().startswith(rows)  # it went on
 
 
 def test_a_search_goes_on_where_it_was_killed_and_its_best_run_can_be_had_again(train: Train, tmp_path: Path) -> None:

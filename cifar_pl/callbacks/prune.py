@@ -11,17 +11,18 @@ from cifar_pl import search
 class Prune(Callback):
     """Reports the monitored value after every validation; stops training where the median pruner says so."""
 
-    def __init__(self, study: Path, trial: int, monitor: str, mode: str) -> None:
-        """Take part in the study in this file as the trial of this number."""
+    def __init__(self, study: Path, run: str, monitor: str, mode: str) -> None:
+        """Take part in the study in this file as the trial whose run directory has this name, if it is one."""
         self._monitor = monitor
         found = search.load(study, mode)
         found.pruner = optuna.pruners.MedianPruner(**found.user_attrs["pruner"])
-        self._trial = optuna.trial.Trial(found, found.trials[trial]._trial_id)
+        own = [t for t in found.trials if t.user_attrs.get(search.RUN) == run]
+        self._trial = optuna.trial.Trial(found, own[0]._trial_id) if own else None
         self.pruned = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report, ask."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
+        if self._trial is None or trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
             return
         self._trial.report(float(trainer.callback_metrics[self._monitor]), trainer.current_epoch + 1)
         last = trainer.current_epoch + 1 == trainer.max_epochs

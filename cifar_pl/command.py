@@ -68,9 +68,8 @@ def job(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | N
     """One job of Hydra's. A failed single run goes past Hydra, which would add its own words to the message."""
     if not OmegaConf.has_resolver("share"):
         register_resolvers()  # a launcher brought us to another process
-    if signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []):  # by `slots`, for that process
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    if signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []):  # by `slots`: the sweep alone hears of Ctrl-C
+        signal.signal(signal.SIGTERM, _terminate)  # and passes it on as this, which submitit passes over
     _one_log()
     try:
         return run(cfg)

@@ -58,7 +58,7 @@ def each(work: Sequence[Work], slots: Sequence[Slot], interrupt: Callable[[], bo
     todo, lock, errors = iter(work), Lock(), list[BaseException]()
 
     def serve(slot: Slot) -> None:
-        # The launcher's processes inherit this: Ctrl-C on a terminal is not for them, `interrupt` tells the runs.
+        # The launcher's processes inherit this: Ctrl-C on a terminal is not for them; `interrupt` tells the runs, once.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         while not errors:
             with lock:

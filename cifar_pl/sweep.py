@@ -104,7 +104,7 @@ class Sweep:
                 if pid not in self._told:
                     self._told.add(pid)
                     with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGINT)
+                        os.kill(pid, signal.SIGTERM)
         return local
 
     def _arguments(self, job: Job, slot: Slot) -> list[str]:

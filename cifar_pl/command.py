@@ -124,11 +124,11 @@ def explain(error: BaseException) -> str:
 
 
 def _hint(text: str) -> str:
+    if "hydra/launcher/submitit" in text:
+        return ' It is an optional part: pip install -e ".[sweep]"'
     option = re.search(r"Could not find '([\w-]+)/([^']+)'", text)
     if option:
         return nearest(option[2], (path.stem for path in (CONF / option[1]).glob("*.yaml")))
-    if "hydra/launcher/submitit" in text or "hydra/launcher/ray" in text:
-        return ' It is an optional part: pip install -e ".[sweep]"'
     key = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     return nearest(key[1], _known()) if key else ""
 

@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 from cifar_pl import rundir
 from cifar_pl.errors import require
-from cifar_pl.resume import flat
+from cifar_pl.resume import flat, key_of
 
 REPLICATES = ("seed", "data.fold")  # what repeats a configuration
 # Of a resolved config: what repeats it, says where it ran, or only joins what stands elsewhere in it.
@@ -232,11 +232,6 @@ def _read(directory: Path) -> Run:
         rundir.read_json(directory / rundir.SUMMARY) if status["status"] == "finished" else {},
         status.get("git"),
     )
-
-
-def key_of(override: str) -> str:
-    """What an override sets."""
-    return override.partition("=")[0].lstrip("+~")
 
 
 def _mean(spread: Spread | None) -> float:

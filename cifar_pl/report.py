@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_pl import command, compare, figures, page, rundir, summary
+from cifar_pl import command, compare, figures, page, resume, rundir, summary
 from cifar_pl.compare import Comparison, Run, Spread
 from cifar_pl.errors import require
 
@@ -123,7 +123,7 @@ def _families(comparison: Comparison) -> Mapping[str, list[tuple[float, float, f
     """Configurations that differ in the rate alone: of each the rate, mean and deviation of the judge's accuracy, %."""
     families: dict[str, list[tuple[float, float, float]]] = {}
     for one in comparison.configurations:
-        name = " ".join(o for o in one.overrides if compare.key_of(o) != "optimizer.lr") or "all"
+        name = " ".join(o for o in one.overrides if resume.key_of(o) != "optimizer.lr") or "all"
         known = one.spread(comparison.judge)
         assert known
         families.setdefault(name, []).append((one.lr, 100 * known.mean, 100 * np.nan_to_num(known.std)))

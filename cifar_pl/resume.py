@@ -65,7 +65,7 @@ def _asked(argv: list[str], name: str) -> str | None:
 
 
 def _merged(old: list[str], new: list[str]) -> list[str]:
-    return list({a.partition("=")[0].lstrip("+~"): a for a in [*old, *new]}.values())
+    return list({key_of(a): a for a in [*old, *new]}.values())
 
 
 def _sweep(argv: list[str], directory: Path) -> list[str]:
@@ -126,6 +126,11 @@ def check(cfg: DictConfig, run_dir: Path) -> None:
         f"resume={run_dir}: it has no {rundir.LAST}, because it ended before its first epoch did. "
         "There is nothing to go on from: start it again.",
     )
+
+
+def key_of(override: str) -> str:
+    """What an override sets."""
+    return override.partition("=")[0].lstrip("+~")
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hydra.errors import MissingConfigException
 
 from cifar_pl import command, resume
 from cifar_pl.errors import UserError
@@ -135,3 +136,10 @@ def test_only_a_terminal_sees_red(monkeypatch: pytest.MonkeyPatch) -> None:
     for terminal, expected in ((False, "90 % test-selected"), (True, "90 % \033[31mtest-selected\033[0m")):
         monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
         assert command.Screen().format(record) == expected
+
+
+def test_a_launcher_that_is_not_installed_is_named_with_the_way_to_it() -> None:
+    said = command.explain(
+        MissingConfigException("In 'hydra/launcher/local': Could not find 'hydra/launcher/submitit_local'")
+    )
+    assert 'pip install -e ".[sweep]"' in said

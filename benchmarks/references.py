@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, head, machine, save, table
 from cifar_pl import lr_finder
 from cifar_pl.figures import MARK, TRAIN, VAL, png
-from cifar_pl.resume import OVERRIDES
+from cifar_pl.resume import overrides
 from cifar_pl.rundir import CONFIG, METRICS, RANGE_TEST, STATUS, SUMMARY, read_json
 from cifar_pl.summary import read_metrics
 
@@ -94,14 +94,14 @@ def of_run(run: Path) -> dict[str, Any]:
     git = read_json(run / STATUS).get("git") or {}
     if git.get("dirty", True):
         sys.exit(f"{run} is not a run of one clean commit: {git}")
-    config, overrides = OmegaConf.load(run / CONFIG), list(OmegaConf.load(run / OVERRIDES))
-    name = next(o.partition("=")[2] for o in overrides if o.startswith("experiment="))
+    config, typed = OmegaConf.load(run / CONFIG), overrides(run)
+    name = next(o.partition("=")[2] for o in typed if o.startswith("experiment="))
     rows = read_metrics(run / METRICS)
     return {
         "experiment": name,
         "protocol": config.protocol,
         "seed": config.seed,
-        "overrides": overrides,
+        "overrides": typed,
         "commit": git["commit"],
         "held_out": config.data.val_size if config.protocol == "honest" else 0,
         "curve": [

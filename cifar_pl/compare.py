@@ -42,7 +42,7 @@ class Run:
 
     Attributes:
         directory: Where it is.
-        status: finished, pruned (by a search), failed, interrupted, killed or running.
+        status: finished, pruned (by a search), failed, interrupted, killed, running or unreadable.
         error: Of a failed one, else empty.
         overrides: As typed.
         config: Resolved and flat, without what differs between repetitions.
@@ -135,7 +135,7 @@ class Comparison:
             found.append(Configuration(telling, {r.replicate: r for r in group}))
         judged = all(c.spread("val") for c in found)
         self.judge = "val" if judged else "test"
-        self.configurations = sorted(found, key=lambda c: -_mean(c.spread(self.judge)))
+        self.configurations = sorted(found, key=lambda c: -self.judged(c).mean)
         self.common = [o for o in (typed[0] if typed else []) if o in common]
 
     @property
@@ -150,8 +150,17 @@ class Comparison:
 
     def name(self, run: Run) -> str:
         """The overrides that not every run has."""
-        shared = set.intersection(*(set(other.overrides) for other in self.runs))
-        return " ".join(o for o in run.overrides if o not in shared)
+        return " ".join(o for o in run.overrides if o not in self._shared)
+
+    @cached_property
+    def _shared(self) -> set[str]:
+        return set.intersection(*(set(run.overrides) for run in self.runs))
+
+    def judged(self, one: Configuration) -> Spread:
+        """What decides the place of a configuration."""
+        known = one.spread(self.judge)
+        assert known  # every finished run has a test accuracy
+        return known
 
     @property
     def test_selected(self) -> bool:
@@ -232,10 +241,6 @@ def _read(directory: Path) -> Run:
         rundir.read_json(directory / rundir.SUMMARY) if status["status"] == "finished" else {},
         status.get("git"),
     )
-
-
-def _mean(spread: Spread | None) -> float:
-    return spread.mean if spread else 0.0
 
 
 def _natural(path: Path) -> list[str]:

@@ -11,7 +11,6 @@ import matplotlib
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -44,7 +43,7 @@ def run(cfg: DictConfig) -> float | None:
     run_dir = Path(cfg.run_dir)
     if cfg.resume:
         resume.check(cfg, run_dir)  # before a file is touched
-    elif _first_process():
+    elif processes.rank() == 0:
         rundir.require_new(run_dir)
     matplotlib.use("Agg")
     hardware.keep_memory()
@@ -54,7 +53,7 @@ def run(cfg: DictConfig) -> float | None:
         log.warning("!! The run was begun by other code (%s) than goes on with it (%s).", before, origin["git"])
         origin["git"] = {**(origin["git"] or {"commit": None}), "dirty": True, "begun": before}
     try:
-        with rundir.tracked(run_dir, **origin) if _first_process() else nullcontext():
+        with rundir.tracked(run_dir, **origin) if processes.rank() == 0 else nullcontext():
             return _run(cfg, run_dir, origin)
     except Exception as error:
         traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it need not keep the network
@@ -63,7 +62,7 @@ def run(cfg: DictConfig) -> float | None:
 
 def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None:
     _check(cfg)
-    if _first_process():
+    if processes.rank() == 0:
         rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
         rundir.write(run_dir / resume.OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
     data: DataModule = build(cfg.datamodule)
@@ -81,7 +80,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     precision = hardware.precision(cfg.precision, accelerator)
 
     throwaway = {"accelerator": accelerator, "precision": precision, "devices": 1, "default_root_dir": run_dir}
-    lr, lr_source = rate.choose(cfg, network, data, throwaway, run_dir, _first_process())
+    lr, lr_source = rate.choose(cfg, network, data, throwaway, run_dir, processes.rank() == 0)
     machine = hardware.describe()
     log.info("Rate %g (%s), %s on %s, %d threads", lr, lr_source, precision, machine["cpu"], machine["threads"])
     classifier: Classifier = build(cfg.classifier)(network=network, classes=classes, lr=lr)
@@ -113,7 +112,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     score = best.best_model_score if best else trainer.callback_metrics.get(cfg.monitor)
     tested = best.best_model_path if best else None
     trainer.test(classifier, datamodule=data, ckpt_path=tested, verbose=False, weights_only=True)
-    if _first_process():
+    if processes.rank() == 0:
         # The test images are no validation, not even where they stand in for it.
         said = {s: p for s, p in classifier.predictions.items() if s == "test" or not data.test_selected}
         scores = predictions.scores(said["test"].confusion(len(classes)), classes)
@@ -222,7 +221,3 @@ def _callbacks(cfg: DictConfig, validates: bool) -> list[Callback]:
 
         callbacks.append(Prune(study, Path(cfg.run_dir).name, cfg.monitor, cfg.mode))
     return [*callbacks, Progress()] if sys.stdout.isatty() else callbacks
-
-
-def _first_process() -> bool:
-    return getattr(rank_zero_only, "rank", 0) == 0

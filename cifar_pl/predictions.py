@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cifar_pl.errors import require
 
-SPLITS = {"test": "test", "val": "validation"}  # as people call them
+SPLITS = {"val": "validation", "test": "test"}  # as people call them
 ORDERS = ("confidence", "loss", "random")
 
 

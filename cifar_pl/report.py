@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cifar_pl import command, compare, figures, page, resume, rundir, summary
 from cifar_pl.compare import Comparison, Run, Spread
 from cifar_pl.errors import require
+from cifar_pl.predictions import SPLITS
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ TABLE, PAGE = "sweep.csv", "sweep.html"
 SHOWN = 20  # configurations in the table at the end; all of them are in the files
 COLUMNS = ("status", "configuration", "n", "lr", "seconds", "runs", "error")
 FIGURES = ("mean", "std", "low", "high")  # of val_acc and test_acc
-JUDGES = {"val": "validation", "test": "test"}
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
 def write(out: Path, comparison: Comparison, how: str) -> None:
     """Write `sweep.csv` and the self-contained page `sweep.html` into `out`; `how` is the command that made it all."""
     rundir.write(out / TABLE, as_csv(comparison, out))
-    name = JUDGES[comparison.judge]
+    name = SPLITS[comparison.judge]
     families, lines = _families(comparison), _curves(comparison)
     charts = {}
     if any(len(points) > 1 for points in families.values()):
@@ -59,7 +59,7 @@ def write(out: Path, comparison: Comparison, how: str) -> None:
             name=out.resolve().name,
             c=comparison,
             judge=name,
-            judges=JUDGES,
+            splits=SPLITS,
             charts={key: figures.svg(figure, key) for key, figure in charts.items()},
             versions=sorted({_code(run) for run in comparison.runs}),
             place=lambda run: os.path.relpath(run.directory, out),
@@ -79,7 +79,7 @@ def text(comparison: Comparison) -> str:
     """The table at the end: the best configurations, the verdict, and what has no result."""
     rows = [["", "validation, %", "test, %", "n", "configuration"]]
     for place, one in enumerate(comparison.configurations[:SHOWN], 1):
-        cells = (_percent(one.spread(split)) for split in JUDGES)
+        cells = (_percent(one.spread(split)) for split in SPLITS)
         rows.append([str(place), *cells, str(len(one.runs)), one.name])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -87,7 +87,7 @@ def text(comparison: Comparison) -> str:
         lines.insert(0, f"All with {' '.join(comparison.common)}")
     if (more := len(comparison.configurations) - SHOWN) > 0:
         lines.append(f"... and {more} more in {TABLE}")
-    lines.append(f"{comparison.verdict} (Mean ± standard deviation over n runs; by {JUDGES[comparison.judge]}.)")
+    lines.append(f"{comparison.verdict} (Mean ± standard deviation over n runs; by {SPLITS[comparison.judge]}.)")
     if comparison.test_selected:
         lines.append("!! test-selected: with protocol=published the test images stood in for the validation.")
     lines += [f"{run.status}: {run.directory} {run.error}".rstrip() for run in comparison.others]
@@ -96,13 +96,13 @@ def text(comparison: Comparison) -> str:
 
 def as_csv(comparison: Comparison, out: Path) -> str:
     """One row per configuration, best first, then one per run without a result; fractions in [0, 1]."""
-    columns = [*COLUMNS[:3], *(f"{split}_acc_{figure}" for split in JUDGES for figure in FIGURES), *COLUMNS[3:]]
+    columns = [*COLUMNS[:3], *(f"{split}_acc_{figure}" for split in SPLITS for figure in FIGURES), *COLUMNS[3:]]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     for one in comparison.configurations:
         row: dict[str, Any] = {"status": "finished", "configuration": one.name, "n": len(one.runs)}
-        for split in JUDGES:
+        for split in SPLITS:
             if known := one.spread(split):
                 row |= {f"{split}_acc_{f}": getattr(known, f) for f in (FIGURES if known.n > 1 else FIGURES[:1])}
         runs = " ".join(os.path.relpath(run.directory, out) for run in one.runs.values())
@@ -124,8 +124,7 @@ def _families(comparison: Comparison) -> Mapping[str, list[tuple[float, float, f
     families: dict[str, list[tuple[float, float, float]]] = {}
     for one in comparison.configurations:
         name = " ".join(o for o in one.overrides if resume.key_of(o) != "optimizer.lr") or "all"
-        known = one.spread(comparison.judge)
-        assert known
+        known = comparison.judged(one)
         families.setdefault(name, []).append((one.lr, 100 * known.mean, 100 * np.nan_to_num(known.std)))
     return {name: sorted(points) for name, points in families.items()}
 

@@ -47,11 +47,10 @@ def arguments(argv: list[str]) -> list[str]:
     )
     directory = rundir.find(asked)
     flags = [a for a in argv if a.startswith("-")]
-    old: Any = OmegaConf.load(directory / OVERRIDES) if (directory / OVERRIDES).is_file() else []
     new = [a for a in argv if not a.startswith(("-", "resume=", "hydra."))]
     return [
         *flags,
-        *_merged(old, new),
+        *_merged(overrides(directory), new),
         f"resume={quoted(directory)}",
         f"hydra.run.dir={quoted(directory)}",
         NO_SUBDIR,
@@ -126,6 +125,13 @@ def check(cfg: DictConfig, run_dir: Path) -> None:
         f"resume={run_dir}: it has no {rundir.LAST}, because it ended before its first epoch did. "
         "There is nothing to go on from: start it again.",
     )
+
+
+def overrides(directory: Path) -> list[str]:
+    """What was typed for the run in `directory`, without `resume`; nothing where that was not kept."""
+    file = directory / OVERRIDES
+    typed: Any = OmegaConf.load(file) if file.is_file() else []
+    return [o for o in typed if key_of(o) != "resume"]
 
 
 def key_of(override: str) -> str:

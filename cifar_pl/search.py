@@ -125,6 +125,5 @@ def _distribution(override: Override) -> BaseDistribution:
         return IntDistribution(value.start, value.end, log=log)
     assert value.start is not None
     assert value.end is not None
-    low = value.start
-    require(low > 0 or not log, f"{override.input_line}: on a log scale an interval begins above 0.")
+    require(value.start > 0 or not log, f"{override.input_line}: on a log scale an interval begins above 0.")
     return FloatDistribution(value.start, value.end, log=log)

@@ -32,7 +32,7 @@ def of(launcher: Launcher, at_once: Any) -> list[Slot]:
     )
     if kind == "BasicLauncher":
         return []
-    if kind != "LocalLauncher":
+    if not local(launcher):
         return [{}] * (at_once or getattr(launcher, "params", {}).get("array_parallelism", 1))
     gpus = hardware.gpus()
     count = at_once or len(gpus)
@@ -43,6 +43,11 @@ def of(launcher: Launcher, at_once: Any) -> list[Slot]:
     )
     threads = {"OMP_NUM_THREADS": str(max(1, hardware.cores() // count))}
     return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {})} for k in range(count)]
+
+
+def local(launcher: Launcher) -> bool:
+    """Whether its runs are other processes of this machine: submitit's launcher, an optional part."""
+    return type(launcher).__name__ == "LocalLauncher"
 
 
 def each(work: Sequence[Work], slots: Sequence[Slot], interrupt: Callable[[], bool]) -> None:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cifar_pl import compare, report, resume, rundir, slots
 from cifar_pl.command import safe
 from cifar_pl.errors import UserError, require
+from cifar_pl.predictions import SPLITS
 from cifar_pl.slots import Slot, Work
 
 OVER = ("finished", "pruned")
@@ -47,11 +48,8 @@ class Sweep:
         self.directory, self.total = directory, 0
         self.jobs: list[Job] = []
         self._launcher = launcher
-        self._known = {}
-        for path in directory.glob(f"[0-9]*-*/{resume.OVERRIDES}"):
-            typed = OmegaConf.to_container(OmegaConf.load(path))
-            assert isinstance(typed, list)
-            self._known[frozenset(o for o in typed if not o.startswith("resume="))] = path.parents[1]
+        begun = [path.parents[1] for path in directory.glob(f"[0-9]*-*/{resume.OVERRIDES}")]
+        self._known = {frozenset(resume.overrides(run)): run for run in begun}
         self._begun: set[Job] = set()
         self._stopping, self._told = False, set[int]()  # processes that were interrupted
         self._done = self._skipped = 0
@@ -93,7 +91,7 @@ class Sweep:
 
     def interrupt(self) -> bool:
         """Ask the runs that are processes of this machine to stop, each once; whether they are worth waiting for."""
-        local = type(self._launcher).__name__ == "LocalLauncher"
+        local = slots.local(self._launcher)
         if not self._stopping:
             here = "Stopping: the runs write what they have ..."
             tqdm.write(here if local else "What is in the queue goes on; when it is over, sweep.resume=DIR goes on.")
@@ -189,7 +187,7 @@ def _outcome(job: Job) -> str:
     if status == "finished":
         result = compare.read(job.directory)
         split = "val" if result.accuracy("val") is not None else "test"
-        return f"finished, {report.JUDGES[split]} {result.accuracy(split):.2%}"
+        return f"finished, {SPLITS[split]} {result.accuracy(split):.2%}"
     error = rundir.read_json(job.directory / rundir.STATUS).get("error", "") if status else ""
     return f"{status or ''} {error}".strip(" .")
 

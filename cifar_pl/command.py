@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,15 +23,22 @@ from cifar_pl.errors import Pruned, UserError, nearest
 
 CONF = Path(__file__).parents[1] / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"
+REQUEUE = 128 + signal.SIGUSR1
 
 
 def run(main: Callable[[], object]) -> int:
     """Run a `hydra.main` function, or a script's; the exit status: 0, 1 for an error, 130 or 143 after a signal.
 
-    `HYDRA_FULL_ERROR=1` shows every error with its traceback instead.
+    A second Ctrl-C ends it at once. SLURM's SIGUSR1 (`sbatch --signal=USR1@90`) ends it in order, too, and puts the
+    job back into the queue; begun again there in the same directory, it goes on. `HYDRA_FULL_ERROR=1` shows every
+    error with its traceback instead.
     """
     register_resolvers()
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
+        signal.signal(signal.SIGINT, _interrupt)
+    if processes.slurm_job():
+        signal.signal(signal.SIGUSR1, _terminate)  # before Lightning, which would save in the middle of an epoch
     wanted = os.environ.get(FULL_ERROR)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a log file gets lines, not thousands of bars
@@ -43,6 +51,8 @@ def run(main: Callable[[], object]) -> int:
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
             return 130
+        if stop.code == REQUEUE and processes.rank() == 0:
+            _requeue()
         raise
     except (Exception, Failed) as failure:
         error = failure.__cause__ if isinstance(failure, Failed) and failure.__cause__ else failure
@@ -165,6 +175,19 @@ def safe(text: object) -> str:
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
+def _requeue() -> None:
+    job = processes.slurm_job()
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)  # noqa: S607 - where it lies is SLURM's
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.stderr.write(f"\nerror: the job was not put back into the queue ({error}): scontrol requeue {job}\n")
 
 
 def _one_log() -> None:

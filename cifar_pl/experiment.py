@@ -14,10 +14,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
 
 from cifar_pl import calibration, checkpoints, hardware, page, predictions, processes, rate, resume, rundir, summary
 from cifar_pl.build import build, complete
-from cifar_pl.callbacks import EpochLog, Misclassified, Progress
+from cifar_pl.callbacks import EpochLog, FirstSteps, Guard, Misclassified, Progress
 from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
 from cifar_pl.errors import Pruned, require
@@ -41,10 +42,12 @@ def run(cfg: DictConfig) -> float | None:
         UserError: the config asks for something that cannot be done.
     """
     run_dir = Path(cfg.run_dir)
+    if processes.requeued() and rundir.is_run(run_dir):
+        cfg.resume = str(run_dir) if (run_dir / rundir.LAST).is_file() else None  # without, it begins again
+    elif not cfg.resume and processes.rank() == 0:
+        rundir.require_new(run_dir)
     if cfg.resume:
         resume.check(cfg, run_dir)  # before a file is touched
-    elif processes.rank() == 0:
-        rundir.require_new(run_dir)
     matplotlib.use("Agg")
     hardware.keep_memory()
     overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
@@ -66,16 +69,11 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
         rundir.write(run_dir / resume.OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
     data: DataModule = build(cfg.datamodule)
-    seed_everything(cfg.seed, workers=True, verbose=False)
     classes = data.load().classes
     log.info("Images: %s", ", ".join(f"{data.size(split)} to {use}" for split, use in USES.items()))
     if data.test_selected:
         log.warning("!! protocol=published: the test images stand in for the validation; the result is test-selected.")
-    network = complete(build(cfg.model), "model", num_classes=len(classes), mean=data.mean, std=data.std)
-    if cfg.whiten:
-        some = data.pixels("train", data.batch("train", 0, WHITENING).index.numpy())
-        whiten(network, torch.from_numpy(some).permute(0, 3, 1, 2))
-    network = network.to(memory_format=torch.channels_last)
+    network = initial(cfg, data)
     accelerator = hardware.accelerator(cfg.trainer.accelerator)
     precision = hardware.precision(cfg.precision, accelerator)
 
@@ -84,9 +82,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     machine = hardware.describe()
     log.info("Rate %g (%s), %s on %s, %d threads", lr, lr_source, precision, machine["cpu"], machine["threads"])
     classifier: Classifier = build(cfg.classifier)(network=network, classes=classes, lr=lr)
-    if cfg.compile:
-        network.compile()  # in place: no `_orig_mod.` in checkpoints, and copies of it are not compiled
-    else:  # sizes and FLOPs in the model summary; a compiled network would be compiled for them first
+    if not cfg.compile:  # sizes and FLOPs in the model summary; a compiled network would be compiled for them first
         classifier.example_input_array = data.batch("train", cfg.trainer.max_epochs, 1).image
     callbacks = _callbacks(cfg, bool(data.size("val")))
     trainer: Trainer = complete(
@@ -98,8 +94,10 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         plugins=[checkpoints.WholeFiles()],
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
         enable_progress_bar=any(isinstance(c, Progress) for c in callbacks),
-        **({} if data.size("val") else {"limit_val_batches": 0}),
+        **unvalidated(data),
     )
+    if cfg.compile:
+        network.compile()  # in place: no `_orig_mod.` in checkpoints, and copies of it are not compiled
     if (several := trainer.world_size) > 1:
         log.info("%d processes, %d images each per step", several, data.each(several))
     last = str(run_dir / rundir.LAST) if cfg.resume else None
@@ -147,6 +145,22 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
             log.exception("The page could not be made; everything else is there.")
         log.info("\n%s\n", summary.table(facts, run_dir))
     return None if score is None or data.test_selected else float(score)  # no sweep selects on the test set either
+
+
+def initial(cfg: DictConfig, data: DataModule) -> nn.Module:
+    """The run's network as training begins with it; seeds everything."""
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    classes = data.load().classes
+    network: nn.Module = complete(build(cfg.model), "model", num_classes=len(classes), mean=data.mean, std=data.std)
+    if cfg.whiten:
+        some = data.pixels("train", data.batch("train", 0, WHITENING).index.numpy())
+        whiten(network, torch.from_numpy(some).permute(0, 3, 1, 2))
+    return network.to(memory_format=torch.channels_last)
+
+
+def unvalidated(data: DataModule) -> dict[str, int]:
+    """What a trainer has to know where no images are held out."""
+    return {} if data.size("val") else {"limit_val_batches": 0}
 
 
 def _check(cfg: DictConfig) -> None:
@@ -200,8 +214,8 @@ def _check(cfg: DictConfig) -> None:
 
 
 def _callbacks(cfg: DictConfig, validates: bool) -> list[Callback]:
-    """The config's callbacks; without validation not those that watch it. A bar where a person looks on."""
-    callbacks: list[Callback] = []
+    """The config's callbacks, without validation not those that watch it; those of every run; a bar for a person."""
+    callbacks: list[Callback] = [Guard(cfg.run_dir), FirstSteps(Path(cfg.run_dir) / rundir.FIRST_STEPS)]
     for name, node in cfg.callbacks.items():
         if node is None:
             continue

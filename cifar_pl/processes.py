@@ -18,6 +18,17 @@ def started() -> int:
     return int(os.environ.get("SLURM_NTASKS", 1)) if by_srun else 1
 
 
+def slurm_job() -> str:
+    """What `scontrol` calls this SLURM job, `7`, or `7_2` in an array; empty elsewhere."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+
+
+def requeued() -> bool:
+    """Whether SLURM has started this job before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+
+
 def rank() -> int:
     """The number of this process, from 0, over all machines."""
     return next((int(os.environ[name]) for name in RANKS if name in os.environ), 0)

@@ -25,19 +25,21 @@ SUMMARY = "summary.json"
 METRICS = "metrics.csv"
 FINDER = "lr_finder.json"
 RANGE_TEST = "lr_finder.csv"
+FIRST_STEPS = "first_steps.json"
 LR_FIGURE = "figures/lr_finder.png"
 PREDICTIONS = {"test": "predictions.npz", "val": "predictions_val.npz"}
 PAGE = "report.html"
 STUDY = "study.db"  # of a search, in the sweep's directory
 BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
+PART = ".part"  # ends the name of a file that is being written
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that appears at `path` whole or not at all: a neighbour, flushed to disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -88,6 +90,8 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
     except Timeout:
         raise UserError(f"{run_dir} is in use: another process trains there. Wait for it, or stop it.") from None
     try:
+        for part in run_dir.rglob(f".*{PART}"):  # of a process that was killed
+            part.unlink()
         note("running")
         yield
         note("finished")

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from cifar_pl import checkpoints, hardware, rundir
+from cifar_pl import checkpoints, command, hardware, rundir
 from cifar_pl.build import build, complete
 from cifar_pl.datamodule import DataModule
 from cifar_pl.errors import UserError, require
@@ -69,14 +69,7 @@ class Saved:
         Raises:
             UserError: they are not where they were, or others.
         """
-        plain: Any = OmegaConf.to_container(self.cfg.datamodule)
-        del plain["augment"]
-        source = {key: value for key, value in plain.pop("source").items() if key in SOURCE_ARGUMENTS}
-        _allow(source, *SOURCES)
-        nested = [key for key, value in source.items() if isinstance(value, (dict, list))]
-        require(not nested, f"The run's {rundir.CONFIG} has more than a plain value for {nested} of its source.")
-        _allow(plain, "cifar_pl.datamodule.DataModule")
-        data: DataModule = build(OmegaConf.create({**plain, "source": source, "augment": {}}), "datamodule")
+        data = images(self.cfg)
         classes = list(data.load().classes)
         require(classes == self.classes, f"{self.directory}: it was trained on {self.classes}, these are {classes}.")
         return data
@@ -122,7 +115,7 @@ def find(name: str) -> Saved:
     try:
         cfg = OmegaConf.load(directory / rundir.CONFIG)
         assert isinstance(cfg, DictConfig)
-        _allow(OmegaConf.to_container(cfg.model), *NETWORKS)
+        allow(OmegaConf.to_container(cfg.model), *NETWORKS)
         content = checkpoints.load(checkpoint)
         classes = list(content["hyper_parameters"]["classes"])
         network = complete(build(cfg.model), "model", num_classes=len(classes), mean=[0.0] * 3, std=[1.0] * 3)
@@ -154,12 +147,36 @@ def find(name: str) -> Saved:
     )
 
 
+def images(cfg: DictConfig, augment: bool = False) -> DataModule:
+    """The images that a run's config names.
+
+    Raises:
+        UserError: it names something else than images, or transforms that are not of this project's configs.
+    """
+    plain: Any = OmegaConf.to_container(cfg.datamodule)
+    transforms = {name: node for name, node in plain.pop("augment").items() if augment}
+    allow(transforms, *shipped())
+    source = {key: value for key, value in plain.pop("source").items() if key in SOURCE_ARGUMENTS}
+    allow(source, *SOURCES)
+    nested = [key for key, value in source.items() if isinstance(value, (dict, list))]
+    require(not nested, f"The run's {rundir.CONFIG} has more than a plain value for {nested} of its source.")
+    allow(plain, "cifar_pl.datamodule.DataModule")
+    data: DataModule = build(OmegaConf.create({**plain, "source": source, "augment": transforms}), "datamodule")
+    return data
+
+
 def _tested(directory: Path) -> Path:
     best = directory.resolve() / rundir.BEST
     return best if best.exists() else directory.resolve() / rundir.LAST
 
 
-def _allow(node: Any, *targets: str) -> None:
+def shipped() -> set[str]:
+    """Every `_target_` that this project's own configs name."""
+    nodes = [OmegaConf.to_container(OmegaConf.load(path)) for path in command.CONF.rglob("*.yaml")]
+    return {str(value) for node in nodes for key, value in _leaves(node) if key == "_target_"}
+
+
+def allow(node: Any, *targets: str) -> None:
     """Refuse a node of a config, as plain values, that would have anything else built than `targets`.
 
     Raises:

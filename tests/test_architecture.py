@@ -20,16 +20,29 @@ LEVELS = (
     {"sweep"},
     {"search"},
     {"classifier"},
-    {"callbacks.epoch_log", "callbacks.progress"},
+    {"callbacks.epoch_log", "callbacks.progress", "callbacks.first_steps"},
     {"callbacks.dashboard"},
-    {"callbacks.misclassified", "callbacks.prune"},
+    {"callbacks.guard", "callbacks.misclassified", "callbacks.prune"},
     {"callbacks"},
     {"rate"},
     {"saved"},
     {"experiment", "explain", "predict", "export"},
+    {"verify"},
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-MAY_KNOW_HYDRA = {"experiment", "rate", "build", "command", "resume", "saved", "compare", "slots", "sweep", "search"}
+MAY_KNOW_HYDRA = {
+    "experiment",
+    "rate",
+    "build",
+    "command",
+    "resume",
+    "saved",
+    "verify",
+    "compare",
+    "slots",
+    "sweep",
+    "search",
+}
 
 
 def module_name(path: Path) -> str:

@@ -331,9 +331,3 @@ def test_a_failed_run_keeps_no_network_though_a_sweep_keeps_its_error(
     assert kept.value.__traceback__
     assert not [thing for thing in gc.get_objects() if type(thing) is Classifier]
     assert rundir.state(tmp_path / "run")["error"] == "RuntimeError: no more"
-
-
-def test_a_diverged_run_still_ends_in_a_summary(config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    short = ("trainer.max_epochs=1", "optimizer.lr=1e30", "scheduler=constant", "callbacks.misclassified=null")
-    experiment.run(config(*QUICK, *short, run_dir=tmp_path))
-    assert json.loads((tmp_path / "summary.json").read_text())["train"]["loss"] is None

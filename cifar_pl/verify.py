@@ -1,0 +1,83 @@
+"""`python -m cifar_pl.verify RUN`: the first steps of a run again. Do they have the losses that it recorded?"""
+
+import argparse
+import logging
+import sys
+import tempfile
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Trainer
+
+from cifar_pl import command, experiment, hardware, rundir, saved
+from cifar_pl.build import build, complete
+from cifar_pl.callbacks import FirstSteps
+from cifar_pl.errors import UserError, require
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Train the first steps of a run again, keep nothing, and compare.
+
+    Raises:
+        UserError: a loss differs; or the run recorded none, or its config names what this project's do not.
+    """
+    parser = argparse.ArgumentParser(prog="python -m cifar_pl.verify", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="a run directory, or latest")
+    directory = rundir.find(parser.parse_args().run)
+    file = directory / rundir.FIRST_STEPS
+    require(file.is_file(), f"{file} is missing: the run ended in its first steps, or is older than this command.")
+    try:
+        record: dict[str, Any] = rundir.read_json(file)
+        cfg = OmegaConf.load(directory / rundir.CONFIG)
+        assert isinstance(cfg, DictConfig)
+        for part in (cfg.model, cfg.classifier, cfg.trainer):
+            saved.allow(OmegaConf.to_container(part), *saved.shipped())
+        before, facts, lr = [float(loss) for loss in record["losses"]], dict(record["on"]), float(record["lr"])
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{directory} is no run of this version: {type(error).__name__}: {error}") from error
+    now, on = again(cfg, lr)
+    sys.stdout.write("step  recorded  now       difference\n")
+    for number, (then, loss) in enumerate(zip(before, now, strict=False), 1):
+        sys.stdout.write(f"{number:4}  {then:.6f}  {loss:.6f}  {f'{loss - then:+.1e}' if loss != then else 'none'}\n")
+    others = [f"{key} was {facts.get(key)}, is {value}" for key, value in on.items() if facts.get(key) != value]
+    require(
+        now[: len(before)] == before,
+        f"{directory}: these are not the losses that the run recorded. "
+        f"{'; '.join(others) or 'Machine, versions and commit are the same'}. "
+        "Bits are the same with the same code, versions, processor and number of threads.",
+    )
+    log.info("%s: the losses of its first %d steps are the same to the last bit.", directory, len(before))
+
+
+def again(cfg: DictConfig, lr: float) -> tuple[list[float], dict[str, Any]]:
+    """The losses of the first steps of a run with this config, at this rate, and what they were computed on."""
+    data = saved.images(cfg, augment=True)
+    network = experiment.initial(cfg, data)
+    accelerator = hardware.accelerator(cfg.trainer.accelerator)
+    steps = FirstSteps()
+    with tempfile.TemporaryDirectory() as nowhere:
+        trainer: Trainer = complete(
+            build(cfg.trainer),
+            "trainer",
+            precision=hardware.precision(cfg.precision, accelerator),
+            callbacks=[steps],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            default_root_dir=nowhere,
+            **experiment.unvalidated(data),
+        )
+        require(trainer.world_size == 1, "The run had several processes; one alone adds up in another order.")
+        classifier = build(cfg.classifier)(network=network, classes=data.load().classes, lr=lr)
+        if cfg.compile:
+            network.compile()
+        trainer.fit(classifier, datamodule=data)
+    return steps.losses, steps.on(trainer)
+
+
+if __name__ == "__main__":
+    sys.exit(command.script(main))

@@ -31,8 +31,8 @@ def collect(path: Path, classes: Sequence[str]) -> list[File]:
     require(path.exists(), f"{path}: there is no such file or folder.")
     if not path.is_dir():
         return [File(path, None)]
-    Image.init()
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+    formats = _formats()
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     found = [
         file
         for file in sorted(path.rglob("*"))
@@ -51,7 +51,7 @@ def load(path: Path, size: int) -> NDArray[np.uint8] | None:
     What else than size and shape is changed is logged as well: colours, bits, frames.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_formats()) as image:
             frames, mode = getattr(image, "n_frames", 1), image.mode
             pixels = fit_square(image, size)
     except Exception as error:  # noqa: BLE001  # Pillow's readers of broken files raise what they like
@@ -64,3 +64,9 @@ def load(path: Path, size: int) -> NDArray[np.uint8] | None:
     elif mode not in ("RGB", "L", "1", "P"):
         log.info("note: %s is %s, taken as RGB", path, mode)
     return pixels
+
+
+def _formats() -> list[str]:
+    """What Pillow reads, but for EPS: that is a program, which it has Ghostscript run, whatever the file is called."""
+    Image.init()
+    return [name for name in Image.OPEN if name != "EPS"]

@@ -12,7 +12,7 @@ LEVELS = (
     {"errors"},
     {"rundir", "sources", "hardware", "processes"},
     {"sources.download", "augment", "network", "schedulers", "gradcam", "figures", "summary", "lr_finder", "resume"},
-    {"predictions", "compare"},
+    {"predictions", "compare", "sources.cache"},
     {"calibration", "gallery"},
     {"page"},
     {"sources.digits", "sources.cifar10", "sources.image_folder", "batches", "build", "checkpoints", "command"},

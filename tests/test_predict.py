@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
-from cifar_pl import predict, rundir, saved
+from cifar_pl import pictures, predict, rundir, saved
 from tests.conftest import Ask
 from tests.test_sources import Payload
 
@@ -131,6 +131,25 @@ def test_bad_files_are_named_and_the_others_go_on(
     }.items():
         lines = [m.replace(f"{tmp_path}/", "") for m in caplog.messages]
         assert [line for line in lines if line.startswith(name) and words in line], name
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.png"])
+def test_no_picture_starts_ghostscript(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """EPS is a program; Pillow has the first `gs` on the path run it."""
+    picture, started = tmp_path / name, tmp_path / "started"
+    Image.new("RGB", (8, 8)).save(picture, "EPS")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\n: > '{started}'\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # looked for once
+    assert pictures.load(picture, 8) is None
+    assert "cannot identify image file" in caplog.text
+    assert not started.exists()
+    with Image.open(picture) as image, pytest.raises(OSError):  # noqa: PT011  # what our `gs` leaves is no picture
+        image.load()
+    assert started.exists()
 
 
 def test_what_cannot_be_done_is_one_message(

@@ -1,18 +1,20 @@
 """CIFAR-10 in the official format: the archive, or the folder that it extracts to."""
 
-import io
 import pickle
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from hashlib import md5
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cifar_pl.errors import UserError, require
 from cifar_pl.sources import Images, Source
 from cifar_pl.sources.download import download, md5_of
+
+T = TypeVar("T")
 
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -54,12 +56,14 @@ def cifar10(
         files_md5: Of each file in the folder.
 
     Raises:
-        UserError: a file is missing or altered, or no mirror delivered.
+        UserError: a file is missing, altered or in another format, or no mirror delivered.
     """
     require(image_size == 32, f"data.image_size={image_size}: CIFAR-10 has 32; data=image_folder resizes.")
+    names = sorted(FILES_MD5)
+    require(sorted(files_md5) == names, f"files_md5={dict(files_md5)}: it must name {', '.join(names)}, and no more.")
     root = Path(root)
     if (root / FOLDER).is_dir():
-        return _source(_read_folder(root / FOLDER, files_md5))
+        return _source(root / FOLDER, _read_folder(root / FOLDER), files_md5)
     archive = root / ARCHIVE
     if not archive.exists():
         try:
@@ -70,51 +74,61 @@ def cifar10(
                 f"Three ways out: put the archive at {archive.resolve()}; train on a folder of images with "
                 "data=image_folder data.root=FOLDER; or train on the bundled digits with data=digits."
             ) from None
+    require(archive.is_file(), f"{archive} is not a file. Delete it.")
     found = md5_of(archive)
     require(
         found == archive_md5,
         f"{archive} is not CIFAR-10 or is damaged: its md5 is {found}, not {archive_md5}. Delete it.",
     )
-    return _source(_read_archive(archive, files_md5))
+    return _source(archive, _read_archive(archive), files_md5)
 
 
-def _read_folder(folder: Path, files_md5: Mapping[str, str]) -> dict[str, bytes]:
-    contents = {}
-    for name, right in files_md5.items():
-        require(
-            (folder / name).is_file(), f"{folder / name} is missing: delete {folder} and extract the archive again."
-        )
-        contents[name] = (folder / name).read_bytes()
-        found = md5(contents[name], usedforsecurity=False).hexdigest()
-        require(found == right, f"{folder / name} is damaged or altered: its md5 is {found}, not {right}.")
-    return contents
+def _read_folder(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES_MD5 if (folder / name).is_file()}
 
 
-def _read_archive(archive: Path, names: Mapping[str, str]) -> dict[str, bytes]:
-    with tarfile.open(archive) as tar:
-        members = {Path(member.name).name: member for member in tar if member.isfile()}
-        missing = [name for name in names if name not in members]
-        require(not missing, f"{archive} lacks {', '.join(missing)}.")
-        return {name: file.read() for name in names if (file := tar.extractfile(members[name])) is not None}
+def _read_archive(archive: Path) -> dict[str, bytes]:
+    try:
+        with tarfile.open(archive) as tar:
+            members = {Path(member.name).name: member for member in tar if member.isfile()}
+            files = {name: tar.extractfile(members[name]) for name in FILES_MD5 if name in members}
+            return {name: file.read() for name, file in files.items() if file is not None}
+    except Exception as error:  # tarfile and its decompressors raise what they like
+        raise UserError(f"{archive} is no whole tar archive ({error}). Delete it.") from error
 
 
-def _source(contents: Mapping[str, bytes]) -> Source:
-    """Decode files whose md5 was right."""
-    meta = _unpickle(contents["batches.meta"])
-    train = [_unpickle(contents[name]) for name in sorted(contents) if name.startswith("data_batch_")]
-    return Source(
-        _images(train),
-        _images([_unpickle(contents["test_batch"])]),
-        tuple(name.decode() for name in meta[b"label_names"]),
-    )
+def _source(place: Path, contents: Mapping[str, bytes], files_md5: Mapping[str, str]) -> Source:
+    """Decode the files of a folder or an archive. The very bytes that are unpickled have the right md5."""
+
+    def decode(name: str, read: Callable[..., T], *keys: bytes) -> T:
+        file, way_out = place / name, f"Delete {place}: the archive is then downloaded, unless it is there."
+        require(name in contents, f"{file} is missing. {way_out}")
+        found, right = md5(contents[name], usedforsecurity=False).hexdigest(), files_md5[name]
+        require(found == right, f"{file} is damaged or altered: its md5 is {found}, not {right}. {way_out}")
+        try:
+            content = pickle.loads(contents[name], encoding="bytes")  # noqa: S301, its md5 was right
+            wanted = f"it must be a dictionary with {b', '.join(keys).decode()}"
+            require(isinstance(content, dict) and content.keys() >= {*keys}, wanted)
+            return read(*(content[key] for key in keys))
+        except Exception as error:  # an md5 that the user gave may be of anything
+            raise UserError(f"{file} has the md5 that was given, but is not in CIFAR-10's format ({error}).") from error
+
+    classes = decode("batches.meta", _names, b"label_names")
+    read = partial(_images, classes=len(classes))
+    train = [decode(name, read, b"data", b"labels") for name in sorted(FILES_MD5) if name.startswith("data_batch_")]
+    test = decode("test_batch", read, b"data", b"labels")
+    together = Images(np.concatenate([t.pixels for t in train]), np.concatenate([t.labels for t in train]))
+    return Source(together, test, classes)
 
 
-def _unpickle(data: bytes) -> dict[bytes, Any]:
-    value: dict[bytes, Any] = pickle.load(io.BytesIO(data), encoding="bytes")  # noqa: S301, its md5 was right
-    return value
+def _names(names: Sequence[bytes]) -> tuple[str, ...]:
+    return tuple(name.decode() for name in names)
 
 
-def _images(batches: Sequence[Mapping[bytes, Any]]) -> Images:
-    planes = np.concatenate([batch[b"data"] for batch in batches])  # (N, 3072): red, green, blue planes of 32x32
-    pixels = np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    return Images(pixels, np.concatenate([np.asarray(batch[b"labels"], np.int64) for batch in batches]))
+def _images(data: Any, numbers: Any, classes: int) -> Images:
+    planes, labels = np.asarray(data), np.asarray(numbers)
+    require(planes.shape[1:] == (3072,), f"its images must be (N, 3072), red, green, blue of 32x32, not {planes.shape}")
+    images = Images(np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels)
+    low, high = labels.min(), labels.max()
+    require(low >= 0 and high < classes, f"its labels run from {low} to {high}, but there are {classes} classes")
+    return images

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import faults as faults_benchmark
 from benchmarks import predict as predict_benchmark
 from benchmarks import references
 from benchmarks import suspects as suspects_benchmark
@@ -178,6 +179,12 @@ def sweeps() -> str:
     return f"{sweeps_benchmark.tables(r)} Sweeps once, training medians of {r['rounds']} turns. {foot(r)}"
 
 
+def faults() -> str:
+    """What a run survives."""
+    r = read_json(RESULTS / "faults.json")
+    return f"{faults_benchmark.rows(r)}\n\nIn {r['minutes']:.0f} minutes. {foot(r)}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "throughput": throughput,
@@ -187,6 +194,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "predict": predict,
     "suspects": suspects,
     "sweeps": sweeps,
+    "faults": faults,
 }
 
 

@@ -1,0 +1,98 @@
+"""The campaign of benchmarks/faults.py, a few times: real kills, a real full disk."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import faults
+from cifar_pl import resume, rundir
+from tests.conftest import ROOT, Train
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return faults.undisturbed(tmp_path_factory.mktemp("whole"), *PLATEAU)
+
+
+PLATEAU = (*faults.TINY, *faults.SCHEDULES["plateau"], "logger=none", "callbacks.dashboard=null")
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bits() -> None:
+    counts = faults.kills("onecycle", 7, seed=0)
+    assert counts["kills"] == sum(counts[moment] for moment in faults.MOMENTS) == 7
+    assert counts["finished"] == counts["finished with the same bits"] > 0
+    assert counts["whole files"] > 0
+    assert [counts[name] for name in ("damaged files", "tracebacks", "other refusals")] == [0, 0, 0]
+
+
+def test_what_a_killed_run_was_writing_is_removed_when_it_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    part = tmp_path / "checkpoints/.last.ckpt.abc.part"
+    part.write_bytes(b"half")
+    with rundir.tracked(tmp_path):
+        assert not part.exists()
+
+
+@pytest.mark.parametrize(("megabytes", "goes_on"), [(1, False), (200, True)])
+def test_a_full_disk_is_said_in_one_message_and_the_last_checkpoint_is_good(
+    whole: Path, megabytes: int, goes_on: bool
+) -> None:
+    counts = faults.full_disk(megabytes, whole, *PLATEAU)
+    assert counts["said so in one message"] == 1
+    assert counts["damaged files"] == 0
+    assert counts["went on to the same bits"] == goes_on
+    assert counts["nothing to resume"] != goes_on
+
+
+def test_damage_is_seen(whole: Path, tmp_path: Path) -> None:
+    assert not faults.damaged(whole)
+    assert faults.same(whole, whole)
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    files = [path for path in copy.rglob("*") if path.suffix in (".json", ".ckpt", ".npz", ".png", ".csv", ".html")]
+    for path in files:
+        path.write_bytes(path.read_bytes()[:-3])
+    assert len(faults.damaged(copy)) == len(files) > 10
+
+
+def test_a_directory_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    script = 'mkdir disk && mount -t tmpfs -o ro none disk && cd disk && exec "$@"'
+    command = [sys.executable, str(ROOT / "train.py"), *faults.TINY]
+    result = subprocess.run(
+        ["unshare", "-rm", "bash", "-c", script, "bash", *command], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("\nerror: Read-only file system: ")
+    assert "Traceback" not in result.stderr
+
+
+NAMES = ('a run\'s "name" with $(touch owned); spaces & ünï-cödé, 数字', "n" * 200)
+
+
+@pytest.mark.parametrize("name", NAMES, ids=["hostile", "long"])
+def test_any_directory_will_do(train: Train, tmp_path: Path, name: str) -> None:
+    cwd = tmp_path / name
+    cwd.mkdir()
+    quick = (*PLATEAU, "trainer.max_epochs=1", "callbacks.best=null")
+    result = train(*quick, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    (run,) = cwd.glob("outputs/*/*")
+    assert not faults.damaged(run)
+    inner = cwd / "inner run, " / name
+    again = train(*quick, f"hydra.run.dir={resume.quoted(inner.relative_to(tmp_path))}")
+    assert again.returncode == 0, again.stderr
+    assert faults.same(run, inner)
+    refused = train(f"resume={inner}")
+    assert "the run is finished" in refused.stderr
+    assert not list(tmp_path.rglob("owned"))
+
+
+def test_two_runs_that_start_in_the_same_second_have_a_directory_each(tmp_path: Path) -> None:
+    quick = (*PLATEAU, "trainer.max_epochs=1", "callbacks.best=null")
+    both = [faults.begin(tmp_path, *quick) for _ in range(2)]
+    assert [process.communicate() and process.returncode for process in both] == [0, 0]
+    runs = [path.parent for path in tmp_path.glob("outputs/*/*/summary.json")]
+    assert len(runs) == 2
+    assert faults.same(*runs)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -39,6 +40,12 @@ TINY = (
     "trainer=cpu",
     "callbacks.misclassified.layers=[layer1]",
 )
+
+# Without what takes most of so small a run, where no test looks at it: pictures and their log.
+LEAN = ("logger=none", *(f"callbacks.{name}=null" for name in ("misclassified", "dashboard", "summary")))
+
+# A range test by half as many steps as the default.
+RANGE_TEST = ("lr_finder=range_test", "lr_finder.num_training=50")
 
 
 @pytest.fixture
@@ -157,11 +164,18 @@ Ask = Callable[..., int]
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs on tiny digits by `python train.py`, with everything that the defaults have. To read only."""
-    directory = tmp_path_factory.mktemp("finished") / "run"
-    overrides = [*TINY, "trainer.max_epochs=2", "lr_finder=range_test", f"hydra.run.dir={directory}"]
-    command = [sys.executable, str(ROOT / "train.py"), *overrides]
-    subprocess.run(command, cwd=directory.parent, capture_output=True, check=True, timeout=240)
+    """A run of two epochs on tiny digits by `python train.py`, with everything that the defaults have. To read only.
+
+    One for all of pytest's processes, of which the first that asks makes it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished/run"
+    overrides = [*TINY, *RANGE_TEST, "trainer.max_epochs=2", f"hydra.run.dir={directory}"]
+    with FileLock(directory.parents[1] / "finished.lock"):
+        if not (directory / "report.html").exists():
+            directory.parent.mkdir()
+            command = [sys.executable, str(ROOT / "train.py"), *overrides]
+            subprocess.run(command, cwd=directory.parent, capture_output=True, check=True, timeout=240)
     return directory
 
 

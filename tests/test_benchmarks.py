@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TINY
 
 
 def record(tmp_path: Path, *arguments: str) -> dict[str, object]:
@@ -18,10 +18,9 @@ def record(tmp_path: Path, *arguments: str) -> dict[str, object]:
 
 
 def test_three_contestants_take_turns(tmp_path: Path) -> None:
-    small = ("data=digits", "data.image_size=16", "data.batch_size=8", "trainer=cpu", "aug=affine")
-    found = record(tmp_path, "benchmarks.throughput", "--rounds", "3", *small)
+    found = record(tmp_path, "benchmarks.throughput", "--rounds", "2", *TINY, "data.batch_size=8")
     assert found["images_per_second"].keys() == {"usual", "bare", "train"}  # type: ignore[attr-defined]
-    assert all(len(turns) == 3 for turns in found["turns"].values())  # type: ignore[attr-defined]
+    assert all(len(turns) == 2 for turns in found["turns"].values())  # type: ignore[attr-defined]
     assert 0 < found["data_wait_share"] < 1  # type: ignore[operator]
 
 

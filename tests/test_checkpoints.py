@@ -1,7 +1,7 @@
 import io
-import multiprocessing
 import resource
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,24 +14,22 @@ from cifar_pl.errors import UserError
 from tests.test_sources import Payload
 
 
-def save_with_little_room(path: Path, queue: "multiprocessing.Queue[str]") -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as on a full disk, a write fails half-way
+@contextmanager
+def little_room() -> Iterator[None]:
+    """As on a full disk, a write fails half-way."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        WholeFiles().save_checkpoint({"a": torch.ones(1_000_000)}, path)
-        queue.put("saved")
-    except UserError as error:
-        queue.put(str(error))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     WholeFiles().save_checkpoint({"a": torch.zeros(3)}, path)
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=save_with_little_room, args=(path, queue))
-    process.start()
-    assert "last.ckpt could not be written: [Errno 27] File too large" in queue.get(timeout=60)
-    process.join()
+    with little_room(), pytest.raises(UserError, match=r"last\.ckpt could not be written: \[Errno 27\] File too large"):
+        WholeFiles().save_checkpoint({"a": torch.ones(1_000_000)}, path)
     assert torch.load(path, weights_only=True)["a"].tolist() == [0, 0, 0]
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 

@@ -14,9 +14,9 @@ from hydra.errors import MissingConfigException
 
 from cifar_pl import command, resume
 from cifar_pl.errors import UserError
-from tests.conftest import ROOT, TINY, Train
+from tests.conftest import LEAN, ROOT, TINY, Train
 
-RUN = (*TINY, "trainer.max_epochs=5", "+trainer.limit_train_batches=4", "callbacks.misclassified=null", "logger=none")
+RUN = (*TINY, *LEAN, "trainer.max_epochs=5", "+trainer.limit_train_batches=4")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from cifar_pl.batches import Batch
 from cifar_pl.build import build
 from cifar_pl.classifier import Classifier
 from cifar_pl.errors import UserError
-from tests.conftest import ROOT, TINY, Train
+from tests.conftest import LEAN, RANGE_TEST, ROOT, TINY, Train
 
 DDP = (*(override for override in TINY if override != "trainer=cpu"), "trainer=ddp", "trainer.accelerator=cpu")
 
@@ -123,15 +123,14 @@ def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_torchrun_makes_one_run_in_one_directory(tmp_path: Path) -> None:
-    finder = ("lr_finder=range_test", "lr_finder.num_training=50")
-    bare = ("data.val_size=0", "trainer.max_epochs=1", "callbacks.misclassified=null", "logger=none", "tta=flip")
-    result = torchrun(*DDP, *finder, *bare, "hydra.run.dir=outputs/NAME", cwd=tmp_path)
+    bare = (*LEAN, "data.batch_size=32", "data.val_size=0", "trainer.max_epochs=1", "tta=flip")
+    result = torchrun(*DDP, *RANGE_TEST, *bare, "hydra.run.dir=outputs/NAME", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     run = tmp_path / "outputs/NAME"
     assert [*tmp_path.iterdir(), *tmp_path.glob("outputs/*")] == [tmp_path / "outputs", run]
     assert (run / ".hydra/overrides.yaml").exists()
     for said in (result.stdout, (run / "train.log").read_text()):
-        for line in ("Images: 1438 to train on", "Range test: ", "Rate ", "2 processes, 64 images", "epoch 1/1 |"):
+        for line in ("Images: 1438 to train on", "Range test: ", "Rate ", "2 processes, 16 images", "epoch 1/1 |"):
             assert said.count(line) == 1
     summary = json.loads((run / "summary.json").read_text())
     assert summary["lr"]["value"] == json.loads((run / "lr_finder.json").read_text())["lr"]

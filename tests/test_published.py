@@ -26,7 +26,7 @@ from cifar_pl.lr_finder import Curve
 from cifar_pl.network import BatchNormDropout, Normalize
 from cifar_pl.sources import Images, Source
 from cifar_pl.sources.digits import digits
-from tests.conftest import TINY
+from tests.conftest import LEAN, RANGE_TEST, TINY
 
 RECIPES = ("genigarus", "sumankanukollu", "rishabh_bhardwaj", "deepakgowtham", "sid_surange")
 CIFAR = ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
@@ -360,13 +360,8 @@ def test_a_whole_honest_run_opens_the_test_images_after_training(
     monkeypatch.setattr("cifar_pl.sources.digits.digits", lambda image_size: sealed)
     monkeypatch.setattr(Trainer, "test", opened)
     monkeypatch.setattr(Sealed, "opened", False)
-    short = (
-        "trainer.max_epochs=1",
-        "+trainer.limit_train_batches=2",
-        "lr_finder=range_test",
-        "lr_finder.num_training=50",
-    )
-    cfg = config(*TINY, *short, f"protocol={protocol}")
+    short = ("trainer.max_epochs=1", "+trainer.limit_train_batches=2", "callbacks.misclassified.number=3")
+    cfg = config(*TINY, *RANGE_TEST, "data.batch_size=32", *short, f"protocol={protocol}")
     if protocol == "honest":
         experiment.run(cfg)
         assert Sealed.opened
@@ -433,9 +428,8 @@ def test_what_cannot_be_done_is_refused(
 
 
 def test_a_range_test_may_only_report(config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    only = ("lr_finder=range_test", "lr_finder.apply=false", "callbacks.misclassified=null", "scheduler=constant")
-    short = ("trainer.max_epochs=1", "+trainer.limit_train_batches=2", "optimizer.lr=0.03")
-    experiment.run(config(*(o for o in TINY if "misclassified" not in o), *only, *short))
+    only = (*RANGE_TEST, "data.batch_size=32", "lr_finder.apply=false", "scheduler=constant", "optimizer.lr=0.03")
+    experiment.run(config(*TINY, *LEAN, *only, "trainer.max_epochs=1", "+trainer.limit_train_batches=2"))
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     found = json.loads((tmp_path / "run/lr_finder.json").read_text())["suggestions"]
     assert summary["lr"]["value"] == 0.03

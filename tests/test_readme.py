@@ -1,4 +1,4 @@
-"""Every command of the README that trains does so, on the digits and cut short."""
+"""Every command of the README that trains does so, on few images and cut short."""
 
 import csv
 import importlib
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from cifar_pl import experiment
-from tests.conftest import ROOT, TINY, Ask, Train
+from tests.conftest import LEAN, ROOT, TINY, Ask, Train
 
 README = (ROOT / "README.md").read_text()
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
@@ -22,7 +22,7 @@ COMMANDS = [shlex.split(line)[2:] for line in LINES if line.startswith("python t
 SHORT = ("trainer.max_epochs=1", "+trainer.limit_train_batches=2", "lr_finder.num_training=50")
 FEW = "callbacks.misclassified.number=3"
 RANGE_TESTED = ("experiment=demo", "experiment=genigarus")
-SMALL = (FEW, "data=digits", "data.image_size=16", "data.batch_size=16", "trainer=cpu", *SHORT)
+SMALL = (FEW, "data=image_folder", "data.val_size=8", "data.image_size=16", "data.batch_size=8", "trainer=cpu", *SHORT)
 
 
 def shortened(command: list[str], *short: str) -> list[str]:
@@ -54,15 +54,11 @@ def test_every_single_run_runs(command: list[str], config: Callable[..., DictCon
     small = list(SMALL)
     if "experiment=genigarus" in command:
         small[small.index("data.image_size=16")] = "data.image_size=32"  # it crops 28
-    if "data=image_folder" in command:
-        for n in range(64):
-            image = tmp_path / "images" / ("train", "test")[n % 2] / ("cat", "dog")[n // 2 % 2] / f"{n}.png"
-            image.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((20, 24, 3), n, np.uint8)).save(image)
-        small.remove("data=digits")
-        small += ["data=image_folder", f"data.root={tmp_path}/images", "data.val_size=8"]
-        small[small.index("data.batch_size=16")] = "data.batch_size=8"
-    experiment.run(config(*shortened(command, *small), run_dir=tmp_path / "run"))
+    for n in range(64):
+        image = tmp_path / "images" / ("train", "test")[n % 2] / ("cat", "dog")[n // 2 % 2] / f"{n}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 24, 3), n, np.uint8)).save(image)
+    experiment.run(config(*shortened(command, *small, f"data.root={tmp_path}/images"), run_dir=tmp_path / "run"))
     assert (tmp_path / "run/summary.json").exists()
 
 
@@ -77,7 +73,7 @@ def test_every_sweep_runs_and_no_directory_needs_quotes(command: list[str], trai
         fewer = [*(o for o in fewer if not o.startswith("sweep.trials=")), "sweep.trials=2"]
     else:
         fewer = [o if o.endswith("=0,1") else o.partition(",")[0] for o in fewer]
-    result = train(*shortened(fewer, *TINY, *SHORT), "logger=none", "callbacks.misclassified=null")
+    result = train(*shortened(fewer, *TINY, *LEAN, *SHORT))
     assert result.returncode == 0, result.stderr
     (sweep,) = tmp_path.glob("multirun/*/*/sweep.html")
     runs = [path.parent for path in sweep.parent.glob("*/summary.json")]

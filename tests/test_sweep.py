@@ -14,15 +14,9 @@ from pathlib import Path
 import pytest
 
 from cifar_pl import hardware, rundir
-from tests.conftest import ROOT, TINY, Train
+from tests.conftest import LEAN, ROOT, TINY, Train
 
-FAST = (
-    *TINY,
-    "trainer.max_epochs=2",
-    "+trainer.limit_train_batches=3",
-    "logger=none",
-    *(f"callbacks.{name}=null" for name in ("misclassified", "dashboard", "summary")),
-)
+FAST = (*TINY, *LEAN, "trainer.max_epochs=2", "+trainer.limit_train_batches=3")
 
 
 def statuses(directory: Path) -> dict[str, str]:
@@ -106,7 +100,7 @@ def test_two_at_once_each_in_its_process_and_one_of_them_killed(train: Train, tm
 def test_ctrl_c_ends_the_sweep_after_writing_what_there_is(local: tuple[str], train: Train, tmp_path: Path) -> None:
     directory = tmp_path / "sweep"
     seeds = ("seed=0,1", *local)
-    process = begin(tmp_path, "-m", *FAST, *seeds, "trainer.max_epochs=9", f"hydra.sweep.dir={directory}")
+    process = begin(tmp_path, "-m", *FAST, *seeds, "trainer.max_epochs=6", f"hydra.sweep.dir={directory}")
     wait_for((directory / "0-seed_0/checkpoints/last.ckpt").exists, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
     assert process.wait(timeout=60) == 130

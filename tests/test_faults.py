@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import faults
-from cifar_pl import resume, rundir
+from cifar_pl import rundir
 from tests.conftest import ROOT, Train
 
 
@@ -17,12 +17,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return faults.undisturbed(tmp_path_factory.mktemp("whole"), *PLATEAU)
 
 
-PLATEAU = (*faults.TINY, *faults.SCHEDULES["plateau"], "logger=none", "callbacks.dashboard=null")
+PLATEAU = (*faults.TINY, *faults.SCHEDULES["plateau"], "callbacks.dashboard=null")
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_bits() -> None:
-    counts = faults.kills("onecycle", 7, seed=0)
-    assert counts["kills"] == sum(counts[moment] for moment in faults.MOMENTS) == 7
+    counts = faults.kills("onecycle", ["range test", "writing a checkpoint", "test, summary, page"], seed=0)
+    assert counts["kills"] == sum(counts[moment] for moment in faults.MOMENTS) == 3
     assert counts["finished"] == counts["finished with the same bits"] > 0
     assert counts["whole files"] > 0
     assert [counts[name] for name in ("damaged files", "tracebacks", "other refusals")] == [0, 0, 0]
@@ -68,31 +68,17 @@ def test_a_directory_that_cannot_be_written_is_one_message(tmp_path: Path) -> No
     assert "Traceback" not in result.stderr
 
 
-NAMES = ('a run\'s "name" with $(touch owned); spaces & ünï-cödé, 数字', "n" * 200)
+NAME = 'a run\'s "name" with $(touch owned); spaces & ünï-cödé, ' + "数字" * 20 + "n" * 20  # 200 bytes
 
 
-@pytest.mark.parametrize("name", NAMES, ids=["hostile", "long"])
-def test_any_directory_will_do(train: Train, tmp_path: Path, name: str) -> None:
-    cwd = tmp_path / name
+def test_any_directory_will_do_and_two_runs_of_the_same_second_have_one_each(train: Train, tmp_path: Path) -> None:
+    cwd = tmp_path / NAME
     cwd.mkdir()
-    quick = (*PLATEAU, "trainer.max_epochs=1", "callbacks.best=null")
-    result = train(*quick, cwd=cwd)
-    assert result.returncode == 0, result.stderr
-    (run,) = cwd.glob("outputs/*/*")
-    assert not faults.damaged(run)
-    inner = cwd / "inner run, " / name
-    again = train(*quick, f"hydra.run.dir={resume.quoted(inner.relative_to(tmp_path))}")
-    assert again.returncode == 0, again.stderr
-    assert faults.same(run, inner)
-    refused = train(f"resume={inner}")
-    assert "the run is finished" in refused.stderr
-    assert not list(tmp_path.rglob("owned"))
-
-
-def test_two_runs_that_start_in_the_same_second_have_a_directory_each(tmp_path: Path) -> None:
-    quick = (*PLATEAU, "trainer.max_epochs=1", "callbacks.best=null")
-    both = [faults.begin(tmp_path, *quick) for _ in range(2)]
+    both = [faults.begin(cwd, *PLATEAU, "trainer.max_epochs=1", "callbacks.best=null") for _ in range(2)]
     assert [process.communicate() and process.returncode for process in both] == [0, 0]
-    runs = [path.parent for path in tmp_path.glob("outputs/*/*/summary.json")]
-    assert len(runs) == 2
-    assert faults.same(*runs)
+    one, other = (path.parent for path in cwd.glob("outputs/*/*/summary.json"))
+    assert not faults.damaged(one)
+    assert faults.same(one, other)
+    refused = train(f"resume={one.relative_to(tmp_path)}")
+    assert f"resume={one.relative_to(tmp_path)}: the run is finished" in refused.stderr
+    assert not list(tmp_path.rglob("owned"))

@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 
 from cifar_pl import experiment
 from cifar_pl.errors import UserError
-from tests.conftest import TINY
+from tests.conftest import LEAN, TINY
 
-BARE = (*TINY, "logger=none", *(f"callbacks.{name}=null" for name in ("misclassified", "dashboard", "summary")))
+BARE = (*TINY, *LEAN)
 
 
 @pytest.mark.parametrize(

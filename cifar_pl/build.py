@@ -6,7 +6,6 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from cifar_pl.errors import UserError
@@ -30,7 +29,7 @@ def build(node: DictConfig, name: str = "") -> Any:
         if isinstance(cause, ModuleNotFoundError):
             raise UserError(f'{name}: {cause} Install it: pip install -e ".[{name.rpartition(".")[2]}]"') from error
         key = next((line.partition(": ")[2] for line in str(error).splitlines() if line.startswith("full_key")), name)
-        raise UserError(f"{key}: {cause}") from error
+        raise UserError(f"{key.replace('datamodule.augment', 'aug')}: {_reason(cause)}") from error
 
 
 def complete(part: Callable[..., Any], name: str, **known: Any) -> Any:
@@ -41,7 +40,14 @@ def complete(part: Callable[..., Any], name: str, **known: Any) -> Any:
     """
     try:
         return part(**known)
-    except UserError:
+    except (UserError, OSError):  # a message already, or the machine's fault
         raise
-    except (TypeError, ValueError, MisconfigurationException) as error:
-        raise UserError(f"{name}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{name}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """In one line, also where pydantic, which albumentations uses, has several."""
+    found = error.errors() if hasattr(error, "errors") else []
+    told = "; ".join(f"{'.'.join(map(str, e['loc']))}={e['input']}: {e['msg']}" for e in found)
+    return told or " ".join(str(error).split()) or type(error).__name__

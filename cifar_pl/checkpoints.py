@@ -44,7 +44,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if "state_dict" not in checkpoint:
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
             raise ValueError("It holds no state_dict.")
     except Exception as error:
         raise _unusable(path, error) from error

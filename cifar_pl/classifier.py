@@ -16,7 +16,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cifar_pl.batches import Batch
-from cifar_pl.errors import UserError, require
+from cifar_pl.build import complete
+from cifar_pl.errors import require
 from cifar_pl.predictions import Predictions
 
 Schedule = Callable[..., LRSchedulerConfigType | None]
@@ -62,6 +63,7 @@ class Classifier(LightningModule):
         require(0 <= label_smoothing < 1, f"classifier.label_smoothing={label_smoothing}: it must be in [0, 1).")
         require(l1 >= 0, f"classifier.l1={l1}: it must be 0 or more.")
         require(tta in ("none", "flip"), f"tta={tta}: none or flip.")
+        require(isinstance(seed, int) and seed >= 0, f"classifier.seed={seed}: it must be a whole number, 0 or more.")
         self.network = network
         self.save_hyperparameters({"lr": lr, "classes": list(classes)}, logger=False)
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
@@ -170,14 +172,13 @@ class Classifier(LightningModule):
         """A fresh optimizer and schedule for the run that the trainer plans.
 
         Raises:
-            UserError: an argument of the optimizer does not exist or is out of range.
+            UserError: an argument of the optimizer or the schedule does not exist or is out of range.
         """
-        try:
-            optimizer = self._make_optimizer(self.network.parameters(), lr=self.hparams["lr"])
-        except (TypeError, ValueError) as error:
-            raise UserError(f"optimizer: {error}") from error
-        scheduler = self._make_scheduler(
-            optimizer,
+        optimizer = complete(self._make_optimizer, "optimizer", params=self.network.parameters(), lr=self.hparams["lr"])
+        scheduler = complete(
+            self._make_scheduler,
+            "scheduler",
+            optimizer=optimizer,
             epochs=self.trainer.max_epochs,
             total_steps=int(self.trainer.estimated_stepping_batches),
         )

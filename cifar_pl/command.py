@@ -18,10 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_pl import processes, resume, rundir
+from cifar_pl import processes, resume, rundir, shipped
 from cifar_pl.errors import Pruned, UserError, nearest
 
-CONF = Path(__file__).parents[1] / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"
 REQUEUE = 128 + signal.SIGUSR1
 
@@ -138,20 +137,14 @@ def _hint(text: str) -> str:
         return ' It is an optional part: pip install -e ".[sweep]"'
     option = re.search(r"Could not find '([\w-]+)/([^']+)'", text)
     if option:
-        return nearest(option[2], (path.stem for path in (CONF / option[1]).glob("*.yaml")))
+        return nearest(option[2], (path.stem for path in (shipped.CONF / option[1]).glob("*.yaml")))
     key = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     return nearest(key[1], _known()) if key else ""
 
 
 def _known() -> list[str]:
     """Every group and every key that the shipped configs have, as people type them."""
-    known = [path.name for path in CONF.iterdir() if path.is_dir()]
-    for path in CONF.rglob("*.yaml"):
-        group = path.parent.relative_to(CONF).as_posix()
-        prefix = "" if group == "." or path.read_text().startswith("# @package _global_") else f"{group}."
-        node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        known += [prefix + key for key in resume.flat(node or {})]
-    return known
+    return [*(path.name for path in shipped.CONF.iterdir() if path.is_dir()), *shipped.values()]
 
 
 def _alone(run_id: str, started: int) -> str:

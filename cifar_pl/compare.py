@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 from scipy.stats import t as student
 
-from cifar_pl import rundir
-from cifar_pl.errors import require
+from cifar_pl import rundir, summary
+from cifar_pl.errors import UserError, require
 from cifar_pl.resume import flat, key_of
 
 REPLICATES = ("seed", "data.fold")  # what repeats a configuration
@@ -49,6 +49,7 @@ class Run:
         replicate: The values of `REPLICATES`.
         summary: What is in summary.json; empty where it is not finished.
         git: Commit of the code, and whether it was dirty; None where that is not known.
+        metrics: The rows of metrics.csv; none where it is not finished.
     """
 
     directory: Path
@@ -59,6 +60,32 @@ class Run:
     replicate: tuple[Any, ...]
     summary: Mapping[str, Any]
     git: Mapping[str, Any] | None
+    metrics: Sequence[Mapping[str, float]] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what damaged files hold: whatever is asked of a run later is there, and of its kind.
+
+        Raises:
+            ValueError: it is not.
+        """
+        require(all(isinstance(word, str) for word in (self.status, self.error, *self.overrides)), "its words are none")
+        hash(self.replicate)
+        if self.git is not None:
+            require(isinstance(self.git["commit"] or "", str) and "dirty" in self.git, "its commit is none")
+        if self.status == "finished":
+            shares = [share for split in ("val", "test") if (share := self.accuracy(split)) is not None]
+            require(all(0 <= share <= 1 for share in shares), f"its accuracies are {shares}")
+            require(0 < self.lr < math.inf and 0 <= self.seconds < math.inf, "its rate or its seconds are none")
+
+    @property
+    def lr(self) -> float:
+        """The rate, above 0."""
+        return float(self.summary["lr"]["value"])
+
+    @property
+    def seconds(self) -> float:
+        """Of training and validation."""
+        return float(self.summary.get("seconds", 0))
 
     @property
     def test_selected(self) -> bool:
@@ -107,12 +134,12 @@ class Configuration:
     @property
     def lr(self) -> float:
         """The median of the runs' rates; they differ where each had a range test."""
-        return float(statistics.median(run.summary["lr"]["value"] for run in self.runs.values()))
+        return float(statistics.median(run.lr for run in self.runs.values()))
 
     @property
     def seconds(self) -> float:
         """Of training and validation, all runs together."""
-        return float(sum(run.summary.get("seconds", 0) for run in self.runs.values()))
+        return float(sum(run.seconds for run in self.runs.values()))
 
 
 class Comparison:
@@ -222,7 +249,8 @@ def read(directory: Path) -> Run:
     try:
         return _read(directory)
     except Exception as error:  # noqa: BLE001 - whatever damaged files make of their readers
-        return Run(directory, "unreadable", f"{type(error).__name__}: {error}", (), {}, (None, None), {}, None)
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return Run(directory, "unreadable", said, (), {}, (None, None), {}, None)
 
 
 def _read(directory: Path) -> Run:
@@ -231,6 +259,7 @@ def _read(directory: Path) -> Run:
     if (directory / rundir.CONFIG).is_file():
         config = flat(OmegaConf.to_container(OmegaConf.load(directory / rundir.CONFIG), resolve=False))
     where = str(config.get("run_dir"))
+    finished = status["status"] == "finished"
     return Run(
         directory,
         status["status"],
@@ -238,8 +267,9 @@ def _read(directory: Path) -> Run:
         tuple(status.get("overrides", ())),
         {k: v for k, v in config.items() if not APART.search(k) and where not in str(v)},
         tuple(config.get(name) for name in REPLICATES),
-        rundir.read_json(directory / rundir.SUMMARY) if status["status"] == "finished" else {},
+        rundir.read_json(directory / rundir.SUMMARY) if finished else {},
         status.get("git"),
+        summary.read_metrics(directory / rundir.METRICS) if finished else (),
     )
 
 

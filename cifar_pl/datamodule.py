@@ -1,5 +1,6 @@
 """Split once, hand out batches of uint8 images."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,10 +14,13 @@ from torch.utils.data import DataLoader
 from cifar_pl import hardware
 from cifar_pl.augment import Augment, Transform
 from cifar_pl.batches import Batch, EpochSampler, ImageDataset
-from cifar_pl.errors import UserError, require
+from cifar_pl.build import complete
+from cifar_pl.errors import require
 from cifar_pl.sources import Source
 
 PROTOCOLS = ("honest", "published")
+MOST_WORKERS = 128  # each is a process
+LAST_SEED = 2**32 - 1  # of numpy and Lightning
 
 
 class DataModule(LightningDataModule):
@@ -68,9 +72,9 @@ class DataModule(LightningDataModule):
         _whole("data.val_size", val_size, 0)
         _whole("data.batch_size", batch_size, 1)
         if num_workers != "auto":
-            _whole("data.num_workers", num_workers, 0)
-        _whole("split_seed", split_seed, 0)
-        _whole("seed", seed, 0)
+            _whole("data.num_workers", num_workers, 0, MOST_WORKERS)
+        _whole("split_seed", split_seed, 0, LAST_SEED)
+        _whole("seed", seed, 0, LAST_SEED)
         require(0 < start_scale <= 1, f"data.start_scale={start_scale}: it must be above 0 and at most 1.")
         require(protocol in PROTOCOLS, f"protocol={protocol}: one of {', '.join(PROTOCOLS)}.")
         require(
@@ -102,7 +106,7 @@ class DataModule(LightningDataModule):
         """
         if self._source is not None:
             return self._source
-        source = self._make_source()
+        source: Source = complete(self._make_source, "data.source")
         train, val = self._split(source.train.labels)
         require(
             len(train) >= self.batch_size,
@@ -110,12 +114,22 @@ class DataModule(LightningDataModule):
             f"({len(val)} more are held out for validation). Make it smaller.",
         )
         self.mean, self.std = self._statistics or channel_statistics(source.train.pixels, train)
-        augment = Augment(self._transforms, self.mean, self._seed, self._start_scale, self._start_epochs)
-        try:
-            augment(source.train.pixels[train[0]], 0, 0)  # what does not fit fails here, not in a worker
-        except Exception as error:
-            size = source.train.pixels.shape[1]
-            raise UserError(f"aug does not fit images of {size} pixels: {error}") from error
+        image = source.train.pixels[train[0]]
+        unfit = f"aug does not fit images of {len(image)} pixels"
+        augment = complete(
+            Augment,
+            "aug",
+            transforms=self._transforms,
+            mean=self.mean,
+            seed=self._seed,
+            start_scale=self._start_scale,
+            start_epochs=self._start_epochs,
+        )
+        made = complete(augment, unfit, image=image, epoch=self._start_epochs, index=0)  # here, not in a worker
+        require(
+            made.dtype == np.uint8 and made.shape == image.shape,
+            f"{unfit}: it makes {made.dtype} {made.shape} of uint8 {image.shape}, and must keep type and size.",
+        )
         self._rows = {"train": train, "val": val, "test": np.arange(len(source.test))}
         self._sets = {
             "train": ImageDataset(source.train, augment),
@@ -252,9 +266,14 @@ def _whole_batch(batch: Any) -> Any:
 
 
 def _colour(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 3 and all(0 <= v <= 1 for v in value)
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 3
+        and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in value)
+    )
 
 
-def _whole(name: str, value: object, least: int) -> None:
-    ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    require(ok, f"{name}={value}: it must be a whole number, {least} or more.")
+def _whole(name: str, value: object, least: int, most: float = math.inf) -> None:
+    ok = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    limits = f"{least} or more" if most == math.inf else f"from {least} to {most}"
+    require(ok, f"{name}={value}: it must be a whole number, {limits}.")

@@ -16,7 +16,19 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
-from cifar_pl import calibration, checkpoints, hardware, page, predictions, processes, rate, resume, rundir, summary
+from cifar_pl import (
+    calibration,
+    checkpoints,
+    hardware,
+    page,
+    predictions,
+    processes,
+    rate,
+    resume,
+    rundir,
+    shipped,
+    summary,
+)
 from cifar_pl.build import build, complete
 from cifar_pl.callbacks import EpochLog, FirstSteps, Guard, Misclassified, Progress
 from cifar_pl.classifier import Classifier
@@ -28,6 +40,7 @@ from cifar_pl.schedulers import FOLLOWED
 log = logging.getLogger(__name__)
 
 MONITORS = {name: mode for name, mode in FOLLOWED.items() if name.startswith("val/")}
+LARGEST = 1024  # pixels
 WHITENING = 500  # images: half a million patches for a covariance of 27 x 27
 USES = {"train": "train on", "val": "validate on", "test": "test on"}
 
@@ -81,7 +94,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     lr, lr_source = rate.choose(cfg, network, data, throwaway, run_dir, processes.rank() == 0)
     machine = hardware.describe()
     log.info("Rate %g (%s), %s on %s, %d threads", lr, lr_source, precision, machine["cpu"], machine["threads"])
-    classifier: Classifier = build(cfg.classifier)(network=network, classes=classes, lr=lr)
+    classifier: Classifier = complete(build(cfg.classifier), "classifier", network=network, classes=classes, lr=lr)
     if not cfg.compile:  # sizes and FLOPs in the model summary; a compiled network would be compiled for them first
         classifier.example_input_array = data.batch("train", cfg.trainer.max_epochs, 1).image
     callbacks = _callbacks(cfg, bool(data.size("val")))
@@ -165,6 +178,9 @@ def unvalidated(data: DataModule) -> dict[str, int]:
 
 def _check(cfg: DictConfig) -> None:
     """Refuse, before anything is loaded, what could only fail later."""
+    shipped.check(cfg)
+    size = cfg.data.image_size
+    require(1 <= size <= LARGEST, f"data.image_size={size}: it must be from 1 to {LARGEST}; all images are in memory.")
     epochs = cfg.trainer.max_epochs
     require(
         isinstance(epochs, int) and epochs > 0, f"trainer.max_epochs={epochs}: it must be a whole number, 1 or more."
@@ -197,7 +213,7 @@ def _check(cfg: DictConfig) -> None:
         f"trainer.check_val_every_n_epoch={every}: it must be a whole number from 1 to trainer.max_epochs={epochs}.",
     )
     require(
-        cfg.trainer.get("limit_val_batches", 1) > 0 and not cfg.trainer.get("fast_dev_run"),
+        cfg.trainer.get("limit_val_batches", 1) != 0 and not cfg.trainer.get("fast_dev_run"),
         "trainer.limit_val_batches=0 and trainer.fast_dev_run would leave nothing to judge by: take data.val_size=0.",
     )
     share = cfg.data.start_share

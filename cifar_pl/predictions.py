@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cifar_pl.errors import require
+from cifar_pl.errors import UserError, require
 
 SPLITS = {"val": "validation", "test": "test"}  # as people call them
 ORDERS = ("confidence", "loss", "random")
@@ -29,9 +29,33 @@ class Predictions(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
-        """Those of a `predictions.npz`."""
-        with np.load(path) as file:
-            return cls(*(torch.from_numpy(file[name]) for name in cls._fields))
+        """Those of a `predictions.npz`.
+
+        Raises:
+            UserError: the file is damaged, or holds something else.
+        """
+        try:
+            with np.load(path) as file:
+                return cls(*(torch.from_numpy(file[name]) for name in cls._fields)).checked()
+        except Exception as error:  # whatever a damaged file makes of its readers
+            raise UserError(f"{path} cannot be used: {error} It is damaged.") from error
+
+    def checked(self) -> "Predictions":
+        """Itself.
+
+        Raises:
+            UserError: shapes or types break the contract, or a label is no class.
+        """
+        logits, label, index = self
+        require(
+            (logits.dtype, label.dtype, index.dtype) == (torch.float32, torch.int64, torch.int64)
+            and logits.ndim == 2
+            and label.shape == index.shape == (len(logits),) != (0,)
+            and 0 <= int(label.min()) <= int(label.max()) < logits.shape[1]
+            and int(index.min()) >= 0,
+            "Its logits, labels and indices do not belong together.",
+        )
+        return self
 
     def accuracy(self) -> float:
         """The share of right predictions, in [0, 1]."""

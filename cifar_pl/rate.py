@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from cifar_pl import checkpoints, figures, lr_finder, rundir, schedulers
-from cifar_pl.build import build
+from cifar_pl.build import build, complete
 from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
 from cifar_pl.errors import require
@@ -42,7 +42,9 @@ def choose(
         checkpoint, _ = checkpoints.read(run_dir / rundir.LAST, network)
         lr = checkpoint["hyper_parameters"]["lr"]
     elif "num_training" in cfg.lr_finder and measure:
-        spare = build(cfg.classifier)(
+        spare = complete(
+            build(cfg.classifier),
+            "classifier",
             network=copy.deepcopy(network),
             optimizer=build(OmegaConf.create({**cfg.optimizer, **cfg.lr_finder.optimizer}), "lr_finder.optimizer"),
             scheduler=schedulers.constant,

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_pl import command, compare, figures, page, resume, rundir, summary
+from cifar_pl import command, compare, figures, page, resume, rundir
 from cifar_pl.compare import Comparison, Run, Spread
 from cifar_pl.errors import require
 from cifar_pl.predictions import SPLITS
@@ -133,8 +133,7 @@ def _curves(comparison: Comparison) -> dict[str, NDArray[np.float64]]:
     """Of each configuration that has one, the mean validation accuracy after each epoch, %."""
     lines = {}
     for one in comparison.configurations:
-        rows = [summary.read_metrics(run.directory / rundir.METRICS) for run in one.runs.values()]
-        values = [[100 * row.get("val/acc", np.nan) for row in of] for of in rows]
+        values = [[100 * row.get("val/acc", np.nan) for row in run.metrics] for run in one.runs.values()]
         epochs = min(map(len, values))
         mean = np.mean([v[:epochs] for v in values], axis=0)
         if np.isfinite(mean).any():

@@ -65,8 +65,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file."""
-    return json.loads(path.read_text())
+    """The mapping in a JSON file.
+
+    Raises:
+        UserError: there is none in it, or text in it that no file can hold.
+    """
+    try:
+        value = json.loads(path.read_text())
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}. It is damaged.") from error
+    require(isinstance(value, dict), f"{path} cannot be read: it holds no mapping. It is damaged.")
+    return value
 
 
 @contextmanager
@@ -117,6 +127,7 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
 def state(run_dir: Path) -> dict[str, Any]:
     """What `status.json` holds; its `status` is `killed` where it says running and no process is there."""
     facts: dict[str, Any] = read_json(run_dir / STATUS)
+    require("status" in facts, f"{run_dir / STATUS} says no status. It is damaged.")
     if facts["status"] == "running":
         with suppress(Timeout, OSError), FileLock(run_dir / ".lock", timeout=0):
             facts["status"] = "killed"

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from cifar_pl import checkpoints, command, hardware, rundir
+from cifar_pl import checkpoints, hardware, rundir, shipped
 from cifar_pl.build import build, complete
 from cifar_pl.datamodule import DataModule
 from cifar_pl.errors import UserError, require
@@ -114,7 +114,8 @@ def find(name: str) -> Saved:
     )
     try:
         cfg = OmegaConf.load(directory / rundir.CONFIG)
-        assert isinstance(cfg, DictConfig)
+        if not isinstance(cfg, DictConfig):
+            raise UserError(f"{directory / rundir.CONFIG} holds no mapping. It is damaged.")
         allow(OmegaConf.to_container(cfg.model), *NETWORKS)
         content = checkpoints.load(checkpoint)
         classes = list(content["hyper_parameters"]["classes"])
@@ -125,25 +126,27 @@ def find(name: str) -> Saved:
             facts = rundir.read_json(directory / rundir.SUMMARY)
         if not tested:
             facts = {key: value for key, value in facts.items() if key not in ("test", "val", "calibration")}
+        network = checkpoints.into(network, content, checkpoint).to(memory_format=torch.channels_last)
+        said, epoch = content.get("predictions", {}).get("val"), int(content["epoch"]) + 1
+        predictions = Predictions(**said).checked() if said else None
+        accelerator = hardware.accelerator("auto")
+        bf16 = hardware.precision(cfg.precision, accelerator) == hardware.PRECISIONS["bf16"]
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"{directory} is no run of this version: {type(error).__name__}: {error}") from error
-    accelerator = hardware.accelerator("auto")
-    network = checkpoints.into(network, content, checkpoint).to(memory_format=torch.channels_last)
-    said = content.get("predictions", {}).get("val")
     return Saved(
         directory,
         checkpoint,
         cfg,
         network.to(accelerator).eval(),
         classes,
-        content["epoch"] + 1,
-        Predictions(**said) if said else None,
+        epoch,
+        predictions,
         facts,
         tested and (directory / rundir.PREDICTIONS["test"]).exists(),
         torch.device(accelerator),
-        hardware.precision(cfg.precision, accelerator) == hardware.PRECISIONS["bf16"],
+        bf16,
     )
 
 
@@ -155,7 +158,7 @@ def images(cfg: DictConfig, augment: bool = False) -> DataModule:
     """
     plain: Any = OmegaConf.to_container(cfg.datamodule)
     transforms = {name: node for name, node in plain.pop("augment").items() if augment}
-    allow(transforms, *shipped())
+    allow(transforms, *shipped.targets())
     source = {key: value for key, value in plain.pop("source").items() if key in SOURCE_ARGUMENTS}
     allow(source, *SOURCES)
     nested = [key for key, value in source.items() if isinstance(value, (dict, list))]
@@ -168,12 +171,6 @@ def images(cfg: DictConfig, augment: bool = False) -> DataModule:
 def _tested(directory: Path) -> Path:
     best = directory.resolve() / rundir.BEST
     return best if best.exists() else directory.resolve() / rundir.LAST
-
-
-def shipped() -> set[str]:
-    """Every `_target_` that this project's own configs name."""
-    nodes = [OmegaConf.to_container(OmegaConf.load(path)) for path in command.CONF.rglob("*.yaml")]
-    return {str(value) for node in nodes for key, value in _leaves(node) if key == "_target_"}
 
 
 def allow(node: Any, *targets: str) -> None:

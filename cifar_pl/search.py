@@ -36,7 +36,13 @@ def trials(config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], chec
         UserError: the search has nothing to go by or to choose from.
     """
     wanted = config.sweep
-    require(isinstance(wanted.trials, int) and wanted.trials > 0, f"sweep.trials={wanted.trials}: 1 or more.")
+    for name, least, most in (
+        ("trials", 1, 100_000),
+        ("seed", 0, 2**31),
+        ("startup", 0, 100_000),
+        ("warmup", 0, 100_000),
+    ):
+        require(least <= wanted[name] <= most, f"sweep.{name}={wanted[name]}: it must be from {least} to {most}.")
     require(
         config.protocol == "honest"
         and (config.data.val_size or config.data.fold is not None)

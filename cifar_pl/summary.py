@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cifar_pl import rundir
+from cifar_pl.errors import UserError
 
 PACKAGES = (
     "torch",
@@ -46,11 +47,18 @@ def training(
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, without what is empty; none where there is no file."""
+    """The rows of a metrics.csv, without what is empty; none where there is no file.
+
+    Raises:
+        UserError: something in it is no number.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    try:
+        with path.open(newline="") as file:
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    except (ValueError, TypeError, csv.Error) as error:  # TypeError: a row is longer than the first
+        raise UserError(f"{path} cannot be read: {error}. It is damaged.") from error
 
 
 def provenance() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from cifar_pl import compare, report, resume, rundir, slots
+from cifar_pl import compare, report, resume, rundir, shipped, slots
 from cifar_pl.command import safe
 from cifar_pl.errors import UserError, require
 from cifar_pl.predictions import SPLITS
@@ -136,6 +136,7 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
     Raises:
         UserError: the sweep cannot be run as asked, or not every job has a result in the end.
     """
+    shipped.check(OmegaConf.masked_copy(config, ["sweep"]))
     directory = Path(config.hydra.sweep.dir)
     free = slots.of(launcher, config.sweep.at_once)
     typed = {o.get_key_element(): o for o in overrides if o.key_or_group.partition(".")[0] != "sweep"}

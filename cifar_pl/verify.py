@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 
-from cifar_pl import command, experiment, hardware, rundir, saved
+from cifar_pl import command, experiment, hardware, rundir, saved, shipped
 from cifar_pl.build import build, complete
 from cifar_pl.callbacks import FirstSteps
 from cifar_pl.errors import UserError, require
@@ -33,7 +33,7 @@ def main() -> None:
         cfg = OmegaConf.load(directory / rundir.CONFIG)
         assert isinstance(cfg, DictConfig)
         for part in (cfg.model, cfg.classifier, cfg.trainer):
-            saved.allow(OmegaConf.to_container(part), *saved.shipped())
+            saved.allow(OmegaConf.to_container(part), *shipped.targets())
         before, facts, lr = [float(loss) for loss in record["losses"]], dict(record["on"]), float(record["lr"])
     except UserError:
         raise

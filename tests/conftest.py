@@ -19,6 +19,7 @@ from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hypothesis import HealthCheck, Phase, settings
 from omegaconf import DictConfig, OmegaConf, open_dict
 from playwright.sync_api import Browser
 from torch import nn
@@ -29,6 +30,11 @@ from cifar_pl.network import Normalize
 from cifar_pl.sources import Images, Source
 
 ROOT = Path(__file__).parents[1]
+
+# Of tests/test_fuzz.py: CI tries the same inputs every time, --hypothesis-profile=campaign many more, by chance.
+settings.register_profile("ci", derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("campaign", settings.get_profile("ci"), derandomize=False, phases=[Phase.generate])
+settings.load_profile("ci")
 
 # ResNet18 on 8x8 images: the real path in a tenth of a second per step. Its layer3 has 2x2 pixels,
 # so the gallery explains layer1.

@@ -12,7 +12,7 @@ LEVELS = (
     {"errors"},
     {"rundir", "sources", "hardware", "processes"},
     {"sources.download", "augment", "network", "schedulers", "gradcam", "figures", "summary", "lr_finder", "resume"},
-    {"predictions", "compare", "sources.cache"},
+    {"predictions", "compare", "shipped", "sources.cache"},
     {"calibration", "gallery"},
     {"page"},
     {"sources.digits", "sources.cifar10", "sources.image_folder", "batches", "build", "checkpoints", "command"},
@@ -30,19 +30,8 @@ LEVELS = (
     {"verify"},
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-MAY_KNOW_HYDRA = {
-    "experiment",
-    "rate",
-    "build",
-    "command",
-    "resume",
-    "saved",
-    "verify",
-    "compare",
-    "slots",
-    "sweep",
-    "search",
-}
+MAY_KNOW_HYDRA = {"build", "command", "compare", "experiment", "rate", "resume", "saved", "search", "shipped", "slots"}
+MAY_KNOW_HYDRA |= {"sweep", "verify"}
 
 
 def module_name(path: Path) -> str:

@@ -221,7 +221,7 @@ def encoded(format_: str) -> bytes:
 def test_a_spoiled_picture_is_read_or_passed_over(tmp_path: Path, record_property: Record, format_: str) -> None:
     other = encoded("jpeg" if format_ == "png" else "png")
 
-    @fuzz(record_property, 20, 900, content=spoiled(encoded(format_), other))
+    @fuzz(record_property, 20, 1500, content=spoiled(encoded(format_), other))
     def one(content: bytes) -> None:
         with warnings.catch_warnings(record=True) as said:
             pixels = pictures.load(put_file(tmp_path / f"x.{format_}", content), 8)

@@ -41,7 +41,7 @@ settings.load_profile("ci")
 TINY = (
     "data=digits",
     "data.image_size=8",
-    "data.batch_size=128",
+    "data.batch_size=32",
     "aug=affine",
     "trainer=cpu",
     "callbacks.misclassified.layers=[layer1]",
@@ -52,6 +52,25 @@ LEAN = ("logger=none", *(f"callbacks.{name}=null" for name in ("misclassified", 
 
 # A range test by half as many steps as the default.
 RANGE_TEST = ("lr_finder=range_test", "lr_finder.num_training=50")
+
+
+# What takes long is begun first, so that neither of pytest's processes waits for the other at the end.
+LONG = (
+    "test_sweep",
+    "test_faults",
+    "test_signals",
+    "test_fuzz",
+    "test_benchmarks",
+    "test_ddp",
+    "test_command",
+    "test_experiment",
+    "test_readme",
+    "test_published",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: (*LONG, item.path.stem).index(item.path.stem))
 
 
 @pytest.fixture
@@ -176,7 +195,13 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     base = tmp_path_factory.getbasetemp()
     directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished/run"
-    overrides = [*TINY, *RANGE_TEST, "trainer.max_epochs=2", f"hydra.run.dir={directory}"]
+    overrides = [
+        *TINY,
+        *RANGE_TEST,
+        "trainer.max_epochs=2",
+        "+trainer.limit_train_batches=9",
+        f"hydra.run.dir={directory}",
+    ]
     with FileLock(directory.parents[1] / "finished.lock"):
         if not (directory / "report.html").exists():
             directory.parent.mkdir()

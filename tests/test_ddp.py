@@ -65,7 +65,10 @@ class Probe(Callback):
 
 
 def test_two_processes_are_one_run(train: Train, config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    images = ("data.val_size=129",)  # shares of 65 and 64: two batches and one, and nobody may wait for the other
+    images = (
+        "data.batch_size=128",
+        "data.val_size=129",
+    )  # shares of 65 and 64: two batches and one, and nobody may wait for the other
     result = train(
         *DDP,
         *images,
@@ -123,7 +126,7 @@ def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_torchrun_makes_one_run_in_one_directory(tmp_path: Path) -> None:
-    bare = (*LEAN, "data.batch_size=32", "data.val_size=0", "trainer.max_epochs=1", "tta=flip")
+    bare = (*LEAN, "+trainer.limit_train_batches=9", "data.val_size=0", "trainer.max_epochs=1", "tta=flip")
     result = torchrun(*DDP, *RANGE_TEST, *bare, "hydra.run.dir=outputs/NAME", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     run = tmp_path / "outputs/NAME"

@@ -128,7 +128,7 @@ def test_tensorboard_has_curves_pictures_and_comparable_hparams(run: Path) -> No
     assert set(events.PluginTagToContent("hparams")) >= {"_hparams_/session_start_info", "_hparams_/session_end_info"}
 
 
-QUICK = (*TINY, "data.batch_size=32", "trainer.max_epochs=4", "+trainer.limit_train_batches=3", "optimizer.lr=0.02")
+QUICK = (*TINY, "trainer.max_epochs=4", "+trainer.limit_train_batches=3", "optimizer.lr=0.02")
 
 
 def test_the_finder_changes_nothing_but_the_rate(config: Callable[..., DictConfig], tmp_path: Path) -> None:

@@ -361,7 +361,7 @@ def test_a_whole_honest_run_opens_the_test_images_after_training(
     monkeypatch.setattr(Trainer, "test", opened)
     monkeypatch.setattr(Sealed, "opened", False)
     short = ("trainer.max_epochs=1", "+trainer.limit_train_batches=2", "callbacks.misclassified.number=3")
-    cfg = config(*TINY, *RANGE_TEST, "data.batch_size=32", *short, f"protocol={protocol}")
+    cfg = config(*TINY, *RANGE_TEST, *short, f"protocol={protocol}")
     if protocol == "honest":
         experiment.run(cfg)
         assert Sealed.opened
@@ -428,7 +428,7 @@ def test_what_cannot_be_done_is_refused(
 
 
 def test_a_range_test_may_only_report(config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    only = (*RANGE_TEST, "data.batch_size=32", "lr_finder.apply=false", "scheduler=constant", "optimizer.lr=0.03")
+    only = (*RANGE_TEST, "lr_finder.apply=false", "scheduler=constant", "optimizer.lr=0.03")
     experiment.run(config(*TINY, *LEAN, *only, "trainer.max_epochs=1", "+trainer.limit_train_batches=2"))
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     found = json.loads((tmp_path / "run/lr_finder.json").read_text())["suggestions"]

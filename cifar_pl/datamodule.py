@@ -127,8 +127,8 @@ class DataModule(LightningDataModule):
         )
         made = complete(augment, unfit, image=image, epoch=self._start_epochs, index=0)  # here, not in a worker
         require(
-            made.dtype == np.uint8 and made.shape == image.shape,
-            f"{unfit}: it makes {made.dtype} {made.shape} of uint8 {image.shape}, and must keep type and size.",
+            made.dtype == np.uint8 and made.ndim == 3 and made.shape[2] == 3,
+            f"{unfit}: it makes {made.dtype} {made.shape} of them, which must be uint8 (H, W, 3).",
         )
         self._rows = {"train": train, "val": val, "test": np.arange(len(source.test))}
         self._sets = {

@@ -41,7 +41,7 @@ def test_the_readme_trains_sweeps_and_resumes() -> None:
     assert ["resume=latest"] in COMMANDS  # run by test_command.py
 
 
-# test_command.py resumes, test_ddp.py trains in several processes, test_sweep.py goes on with a sweep, runs two at once.
+# test_command.py resumes, test_ddp.py is several processes, test_sweep.py goes on with a sweep and has two at once.
 ELSEWHERE = ("resume=", "trainer=ddp", "sweep.resume=", "hydra/launcher=local")
 HERE = [command for command in COMMANDS if not any(o.startswith(ELSEWHERE) for o in command)]
 SINGLE = [command for command in HERE if "-m" not in command]

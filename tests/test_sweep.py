@@ -120,7 +120,7 @@ def test_a_search_goes_on_where_it_was_killed_and_its_best_run_can_be_had_again(
     optuna = pytest.importorskip("optuna")
     directory = tmp_path / "search"
     space = ("optimizer.lr=tag(log, interval(1e-6, 0.2))", "scheduler=constant,multistep")
-    options = ("sweep=search", "sweep.trials=6", "sweep.startup=1", "sweep.warmup=0")
+    options = ("data.batch_size=128", "sweep=search", "sweep.trials=6", "sweep.startup=1", "sweep.warmup=0")
     process = begin(tmp_path, "-m", *FAST, *options, *space, f"hydra.sweep.dir={directory}")
     wait_for(lambda: len(statuses(directory)) == 3, process)
     process.kill()

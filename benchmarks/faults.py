@@ -359,8 +359,8 @@ def _end(process: subprocess.Popen[str]) -> int:
 def main() -> None:
     """Run the campaign and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=54)
-    parser.add_argument("--disks", type=int, default=9)
+    parser.add_argument("--kills", type=int, default=51)
+    parser.add_argument("--disks", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

@@ -125,6 +125,8 @@ def explain(error: BaseException) -> str:
         said = f"{error}\n{error.__cause__ or ''}".partition("Config search path")[0]
         lines = dict.fromkeys(line.strip() for line in said.splitlines())  # ordered, each once
         text = " ".join(line for line in lines if line and not line.startswith(("full_key", "object_type")))
+        key = next((line.partition(": ")[2] for line in lines if line.startswith("full_key")), "")
+        text += f" ({key})" if key not in text else ""
         override = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
         return override + text + _hint(text)
     if isinstance(error, OSError):

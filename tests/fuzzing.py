@@ -34,8 +34,10 @@ def fuzz(record: Record, ci: int, campaign: int, **strategies: st.SearchStrategy
             tried += 1
             one(**values)
 
-        counted()
-        record("inputs", tried)
+        try:
+            counted()
+        finally:
+            record("inputs", tried)
 
     return run
 

@@ -113,7 +113,8 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         network.compile()  # in place: no `_orig_mod.` in checkpoints, and copies of it are not compiled
     if (several := trainer.world_size) > 1:
         log.info("%d processes, %d images each per step", several, data.each(several))
-    complete(lambda: [logger.experiment for logger in trainer.loggers], "logger")  # they open late, and may refuse
+    # They open late, and may refuse.
+    complete(lambda: [logger.experiment for logger in trainer.loggers], "logger")  # type: ignore[attr-defined]
     last = str(run_dir / rundir.LAST) if cfg.resume else None
     trainer.fit(classifier, datamodule=data, ckpt_path=last, weights_only=True)
     if any(getattr(c, "pruned", False) for c in callbacks):

@@ -462,3 +462,7 @@ def _total(parts: list[Future[Counter[str]]]) -> dict[str, int]:
     for part in parts:
         total.update(part.result())
     return dict(total)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
 """A sweep: which runs, what is missing of one that was interrupted, one table at the end."""
 
+import gc
 import itertools
 import os
 import shlex
@@ -87,6 +88,7 @@ class Sweep:
             reason = f" {type(self._launcher).__name__}: {str(error).strip().partition(chr(10))[0]}"
         self._begun.remove(job)
         self._done += 1
+        gc.collect()  # a run's network hangs in cycles, and the next run comes before Python looks for them
         tqdm.write(f"== Job {place} {_outcome(job) or f'was not begun{reason}'}{self._left()}.")
 
     def interrupt(self) -> bool:

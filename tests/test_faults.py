@@ -67,13 +67,17 @@ def test_a_directory_that_cannot_be_written_is_one_message(tmp_path: Path) -> No
 NAME = 'a run\'s "name" with $(touch owned); spaces & ünï-cödé, ' + "数字" * 20 + "n" * 20  # 200 bytes
 
 
-def test_any_directory_will_do_and_two_runs_of_the_same_second_have_one_each(train: Train, tmp_path: Path) -> None:
+def test_any_directory_will_do_and_runs_of_the_same_second_have_one_each_and_the_same_bits(
+    train: Train, tmp_path: Path
+) -> None:
     cwd = tmp_path / NAME
     cwd.mkdir()
-    both = [faults.begin(cwd, *PLATEAU, "trainer.max_epochs=1", "callbacks.best=null") for _ in range(2)]
-    assert [process.communicate() and process.returncode for process in both] == [0, 0]
-    one, other = (path.parent for path in cwd.glob("outputs/*/*/summary.json"))
+    quick = (*PLATEAU, "trainer.max_epochs=1", "callbacks.best=null")
+    runs = [faults.begin(cwd, *quick, f"data.num_workers={workers}") for workers in (0, 1, 3)]
+    assert [process.communicate() and process.returncode for process in runs] == [0, 0, 0]
+    one, *others = (path.parent for path in cwd.glob("outputs/*/*/summary.json"))
+    assert len(others) == 2
     assert not faults.damaged(one)
-    assert faults.same(one, other)
+    assert all(faults.same(one, other) for other in others)
     assert f"resume={one}: the run is finished" in train(f"resume={one.relative_to(tmp_path)}").stderr
     assert not list(tmp_path.rglob("owned"))

@@ -39,7 +39,7 @@ from tests.test_sources import pack, write_batches
 def test_a_config_runs_or_says_why_not(
     config: Callable[..., DictConfig], tmp_path: Path, record_property: Record, group: str
 ) -> None:
-    @fuzz(record_property, 4, 40, overrides=changes(group))
+    @fuzz(record_property, 3, 40, overrides=changes(group))
     def one(overrides: list[str]) -> None:
         run_dir = Path(mkdtemp(dir=tmp_path))
         quick = list(QUICK)

@@ -31,20 +31,15 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from benchmarks.common import ROOT, head, save, table
+from benchmarks.common import ROOT, TINY, head, save, table
 from cifar_pl import rundir
 
 EPOCHS = 4
-TINY = (
-    "data=digits",
-    "data.image_size=8",
-    "data.batch_size=32",
-    "aug=affine",
-    "trainer=cpu",
+SHORT = (
+    *TINY,
     f"trainer.max_epochs={EPOCHS}",
     "+trainer.limit_train_batches=3",
     "optimizer.lr=0.02",
-    "callbacks.misclassified.layers=[layer1]",
     "logger=none",
 )
 SCHEDULES = {
@@ -168,7 +163,7 @@ def kills(schedule: str, moments: list[str], seed: int) -> Counter[str]:
         How often each moment was hit, and what came of it.
     """
     rng, counts = random.Random(seed), Counter[str]()
-    arguments = (*TINY, *SCHEDULES[schedule], "+callbacks.moments._target_=benchmarks.faults.Moments")
+    arguments = (*SHORT, *SCHEDULES[schedule], "+callbacks.moments._target_=benchmarks.faults.Moments")
     with tempfile.TemporaryDirectory() as folder:
         whole, cwd = undisturbed(Path(folder), *arguments), Path(folder, "killed")
         cwd.mkdir()
@@ -297,7 +292,7 @@ def leftovers(end: str) -> list[str]:
     """The processes that are left 15 s after a run with three loader workers has ended in this way."""
     with tempfile.TemporaryDirectory() as folder:
         nan = ("optimizer.lr=1e30", "scheduler=constant") if end == "NaN" else ()
-        process = begin(Path(folder), *TINY, "data.num_workers=3", *nan)
+        process = begin(Path(folder), *SHORT, "data.num_workers=3", *nan)
         assert process.stdout is not None
         if (number := ENDS[end]) is not None:
             for said in process.stdout:
@@ -368,7 +363,7 @@ def main() -> None:
     args = parser.parse_args()
     start, rng = time.monotonic(), random.Random(args.seed)
     few = [f"callbacks.{name}=null" for name in ("best", "last", "misclassified", "dashboard")]
-    plateau = (*TINY, *SCHEDULES["plateau"])
+    plateau = (*SHORT, *SCHEDULES["plateau"])
     with ThreadPoolExecutor(2) as pool, tempfile.TemporaryDirectory() as folder:
         # onecycle has a range test
         moments = {name: [m for m in MOMENTS if m != "range test" or name == "onecycle"] for name in SCHEDULES}
@@ -379,8 +374,8 @@ def main() -> None:
         fuzz = pool.submit(suite, "tests/test_fuzz.py", "--hypothesis-profile=campaign", "--hypothesis-seed=0")
         data = pool.submit(suite, "tests/test_sources.py", "tests/test_download.py", "tests/test_predict.py")
         hostile = pool.submit(suite, "tests/test_saved.py", "tests/test_checkpoints.py", "tests/test_page.py")
-        epochs = pool.submit(long, *TINY, "logger=default", f"trainer.max_epochs={args.epochs}")
-        sweep = pool.submit(long, "-m", *TINY, *few, "trainer.max_epochs=1", f"seed=range({args.jobs})")
+        epochs = pool.submit(long, *SHORT, "logger=default", f"trainer.max_epochs={args.epochs}")
+        sweep = pool.submit(long, "-m", *SHORT, *few, "trainer.max_epochs=1", f"seed=range({args.jobs})")
         whole = pool.submit(undisturbed, Path(folder), *plateau)
         sizes = [1, *(rng.randrange(2, 400) for _ in range(args.disks - 1))]
         disks = [pool.submit(lambda size: full_disk(size, whole.result(), *plateau), size) for size in sizes]

@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from cifar_pl.errors import UserError
+from cifar_pl.errors import UserError, full_key
 
 
 def build(node: DictConfig, name: str = "") -> Any:
@@ -28,7 +28,7 @@ def build(node: DictConfig, name: str = "") -> Any:
             raise cause from None
         if isinstance(cause, ModuleNotFoundError):
             raise UserError(f'{name}: {cause} Install it: pip install -e ".[{name.rpartition(".")[2]}]"') from error
-        key = next((line.partition(": ")[2] for line in str(error).splitlines() if line.startswith("full_key")), name)
+        key = full_key(str(error)) or name
         raise UserError(f"{key.replace('datamodule.augment', 'aug')}: {_reason(cause)}") from error
 
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_pl import processes, resume, rundir, shipped
-from cifar_pl.errors import Pruned, UserError, nearest
+from cifar_pl.errors import Pruned, UserError, full_key, nearest
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 REQUEUE = 128 + signal.SIGUSR1
@@ -125,7 +125,7 @@ def explain(error: BaseException) -> str:
         said = f"{error}\n{error.__cause__ or ''}".partition("Config search path")[0]
         lines = dict.fromkeys(line.strip() for line in said.splitlines())  # ordered, each once
         text = " ".join(line for line in lines if line and not line.startswith(("full_key", "object_type")))
-        key = next((line.partition(": ")[2] for line in lines if line.startswith("full_key")), "")
+        key = full_key(said)
         text += f" ({key})" if key not in text else ""
         override = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
         return override + text + _hint(text)

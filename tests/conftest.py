@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from playwright.sync_api import Browser
 from torch import nn
 
+from benchmarks.common import TINY
 from benchmarks.screenshots import browser
 from cifar_pl import command, rundir
 from cifar_pl.network import Normalize
@@ -35,17 +36,6 @@ ROOT = Path(__file__).parents[1]
 settings.register_profile("ci", derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("campaign", settings.get_profile("ci"), derandomize=False, phases=[Phase.generate])
 settings.load_profile("ci")
-
-# ResNet18 on 8x8 images: the real path in a tenth of a second per step. Its layer3 has 2x2 pixels,
-# so the gallery explains layer1.
-TINY = (
-    "data=digits",
-    "data.image_size=8",
-    "data.batch_size=32",
-    "aug=affine",
-    "trainer=cpu",
-    "callbacks.misclassified.layers=[layer1]",
-)
 
 # Without what takes most of so small a run, where no test looks at it: pictures and their log.
 LEAN = ("logger=none", *(f"callbacks.{name}=null" for name in ("misclassified", "dashboard", "summary")))

@@ -17,7 +17,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return faults.undisturbed(tmp_path_factory.mktemp("whole"), *PLATEAU)
 
 
-PLATEAU = (*faults.TINY, *faults.SCHEDULES["plateau"], "callbacks.dashboard=null")
+PLATEAU = (*faults.SHORT, *faults.SCHEDULES["plateau"], "callbacks.dashboard=null")
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_bits() -> None:
@@ -55,7 +55,7 @@ def test_damage_is_seen(whole: Path, tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     script = 'mkdir disk && mount -t tmpfs -o ro none disk && cd disk && exec "$@"'
-    command = [sys.executable, str(ROOT / "train.py"), *faults.TINY]
+    command = [sys.executable, str(ROOT / "train.py"), *faults.SHORT]
     result = subprocess.run(
         ["unshare", "-rm", "bash", "-c", script, "bash", *command], cwd=tmp_path, capture_output=True, text=True
     )

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
+from pytorch_lightning.utilities.types import LRSchedulerConfigType
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -20,7 +20,7 @@ from cifar_pl.build import complete
 from cifar_pl.errors import require
 from cifar_pl.predictions import Predictions
 
-Schedule = Callable[..., LRSchedulerConfigType | None]
+Schedule = Callable[..., list[LRSchedulerConfigType]]
 
 
 class Classifier(LightningModule):
@@ -156,33 +156,33 @@ class Classifier(LightningModule):
 
     def on_validation_end(self) -> None:
         """Step a plateau schedule, before this epoch's checkpoint is written."""
-        scheduler = self.lr_schedulers()
-        in_training = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
-        if isinstance(scheduler, ReduceLROnPlateau) and in_training:
-            name = str(self.trainer.lr_scheduler_configs[0].monitor)
-            last = {"train/last_loss": self.trainer.strategy.reduce(self._last_loss, reduce_op="mean")}
-            scheduler.step({**self.trainer.callback_metrics, **last}[name])
+        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                last = {"train/last_loss": self.trainer.strategy.reduce(self._last_loss, reduce_op="mean")}
+                config.scheduler.step({**self.trainer.callback_metrics, **last}[str(config.monitor)])
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Step every other schedule when Lightning says so."""
         if not isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step()
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig | Optimizer:
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRSchedulerConfigType]]:
         """A fresh optimizer and schedule for the run that the trainer plans.
 
         Raises:
             UserError: an argument of the optimizer or the schedule does not exist or is out of range.
         """
         optimizer = complete(self._make_optimizer, "optimizer", params=self.network.parameters(), lr=self.hparams["lr"])
-        scheduler = complete(
+        schedulers = complete(
             self._make_scheduler,
             "scheduler",
             optimizer=optimizer,
             epochs=self.trainer.max_epochs,
             total_steps=int(self.trainer.estimated_stepping_batches),
         )
-        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return [optimizer], schedulers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the validation's predictions, as plain tensors."""

@@ -112,8 +112,8 @@ def check(cfg: DictConfig, run_dir: Path) -> None:
     require(
         after == before or (after > before and _may_grow(saved)),
         f"trainer.max_epochs={after}: the run was planned for {before} epochs. It may only grow, and only where "
-        "nothing depends on it: a schedule that is constant, plateau, or multistep with milestones in epochs, and "
-        "images of one size throughout (data.start_share=0).",
+        "nothing depends on it: a schedule that is constant, plateau, or multistep with milestones in epochs, a warm-up in "
+        "epochs, and images of one size throughout (data.start_share=0).",
     )
     status = rundir.read_json(run_dir / rundir.STATUS)["status"]
     require(
@@ -150,6 +150,8 @@ def _may_grow(cfg: DictConfig) -> bool:
     scheduler = cfg.scheduler
     name = scheduler["_target_"].rpartition(".")[2]
     if cfg.data.start_share > 0 and cfg.data.start_scale < 1:
+        return False
+    if 0 < scheduler.get("warmup", 0) < 1:  # a fraction of the run
         return False
     if name == "multistep":
         return all(isinstance(m, int) for m in scheduler["milestones"])

@@ -1,7 +1,8 @@
 """The learning rate over a run. Each function: optimizer, length of the run -> what Lightning steps.
 
 All but `plateau` step once per optimizer step, so that they are exact for any number of epochs. The
-optimizer's own rate is the peak of `onecycle` and the initial rate of the others.
+optimizer's own rate is the highest of the run: the peak of `onecycle`, and what the others begin with, or
+warm up to. Each scheduler multiplies the rate in place, so that a warm-up and a schedule can run side by side.
 """
 
 import math
@@ -10,20 +11,29 @@ from typing import Literal
 
 from pytorch_lightning.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau
 
 from cifar_pl.errors import require
 
 FOLLOWED: Mapping[str, Literal["min", "max"]] = {"val/acc": "max", "val/loss": "min", "train/last_loss": "min"}
 
 
-def constant(optimizer: Optimizer, *, epochs: int, total_steps: int) -> None:
-    """The same rate all along."""
+def constant(
+    optimizer: Optimizer, *, epochs: int, total_steps: int, warmup: float = 0
+) -> list[LRSchedulerConfigType]:
+    """The same rate all along, after a warm-up."""
+    return _warmup(optimizer, warmup, epochs, total_steps)
 
 
 def multistep(
-    optimizer: Optimizer, *, epochs: int, total_steps: int, milestones: Sequence[float], gamma: float
-) -> LRSchedulerConfigType:
+    optimizer: Optimizer,
+    *,
+    epochs: int,
+    total_steps: int,
+    milestones: Sequence[float],
+    gamma: float,
+    warmup: float = 0,
+) -> list[LRSchedulerConfigType]:
     """Times `gamma` at each milestone: a whole number of epochs, or a fraction of the run below 1.
 
     Raises:
@@ -36,8 +46,9 @@ def multistep(
             f"scheduler.milestones={list(milestones)}: {m} is not inside the run. Give whole epochs from 1 to "
             f"{epochs - 1} (the run has {epochs}), or fractions of the run between 0 and 1.",
         )
-    steps = sorted(m * total_steps // epochs if isinstance(m, int) else round(m * total_steps) for m in milestones)
-    return {"scheduler": MultiStepLR(optimizer, steps, gamma), "interval": "step"}
+    steps = sorted(_steps(m, epochs, total_steps) for m in milestones)
+    first = _warmup(optimizer, warmup, epochs, total_steps)
+    return [*first, {"scheduler": MultiStepLR(optimizer, steps, gamma), "interval": "step"}]
 
 
 def onecycle(
@@ -49,7 +60,7 @@ def onecycle(
     anneal_strategy: str,
     div_factor: float,
     final_div_factor: float,
-) -> LRSchedulerConfigType:
+) -> list[LRSchedulerConfigType]:
     """Up from peak / `div_factor` for `pct_start` of the run, then down, ending at the last step.
 
     The last rate is peak / `div_factor` / `final_div_factor`. Smith & Topin (2018, arXiv 1708.07120).
@@ -68,12 +79,15 @@ def onecycle(
         div_factor=div_factor,
         final_div_factor=final_div_factor,
     )
-    return {"scheduler": scheduler, "interval": "step"}
+    return [{"scheduler": scheduler, "interval": "step"}]
 
 
-def cosine(optimizer: Optimizer, *, epochs: int, total_steps: int, eta_min: float) -> LRSchedulerConfigType:
+def cosine(
+    optimizer: Optimizer, *, epochs: int, total_steps: int, eta_min: float, warmup: float = 0
+) -> list[LRSchedulerConfigType]:
     """Half a cosine from the rate to `eta_min` at the last step. Loshchilov & Hutter (2017, arXiv 1608.03983)."""
-    return {"scheduler": CosineAnnealingLR(optimizer, max(total_steps - 1, 1), eta_min), "interval": "step"}
+    first = _warmup(optimizer, warmup, epochs, total_steps)
+    return [*first, {"scheduler": CosineAnnealingLR(optimizer, max(total_steps - 1, 1), eta_min), "interval": "step"}]
 
 
 def plateau(
@@ -86,7 +100,8 @@ def plateau(
     patience: int,
     threshold: float,
     min_lr: float,
-) -> LRSchedulerConfigType:
+    warmup: float = 0,
+) -> list[LRSchedulerConfigType]:
     """Times `factor` after more than `patience` validations without a better value of `monitor`.
 
     `train/last_loss` is the loss of the epoch's last batch. The classifier steps the schedule at the end of
@@ -97,6 +112,7 @@ def plateau(
         monitor in FOLLOWED,
         f"scheduler.monitor={monitor}: one of {', '.join(FOLLOWED)}; the test set selects nothing.",
     )
+    first = _warmup(optimizer, warmup, epochs, total_steps)
     scheduler = ReduceLROnPlateau(
         optimizer,
         mode=FOLLOWED[monitor],
@@ -105,4 +121,24 @@ def plateau(
         threshold=threshold,
         min_lr=min_lr,
     )
-    return {"scheduler": scheduler, "reduce_on_plateau": False, "monitor": monitor}
+    return [*first, {"scheduler": scheduler, "reduce_on_plateau": False, "monitor": monitor}]
+
+
+def _warmup(optimizer: Optimizer, warmup: float, epochs: int, total_steps: int) -> list[LRSchedulerConfigType]:
+    """A straight line from rate / n in the first step to the rate in the n-th, the last of the warm-up; 0: none.
+
+    Raises:
+        UserError: `warmup` is neither a number of epochs within the run nor a fraction of it.
+    """
+    require(
+        0 <= warmup <= epochs if isinstance(warmup, int) else 0 <= warmup < 1,
+        f"scheduler.warmup={warmup}: give whole epochs from 0 to {epochs} (the run has {epochs}), or a fraction of the "
+        "run from 0.0 to below 1.",
+    )
+    n = _steps(warmup, epochs, total_steps)
+    return [] if n < 2 else [{"scheduler": LinearLR(optimizer, 1 / n, total_iters=n - 1), "interval": "step"}]
+
+
+def _steps(length: float, epochs: int, total_steps: int) -> int:
+    """Whole epochs, or a fraction of the run, in steps."""
+    return length * total_steps // epochs if isinstance(length, int) else round(length * total_steps)

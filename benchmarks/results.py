@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import faults as faults_benchmark
 from benchmarks import predict as predict_benchmark
+from benchmarks import rates as rates_benchmark
 from benchmarks import references
 from benchmarks import suspects as suspects_benchmark
 from benchmarks import sweeps as sweeps_benchmark
@@ -185,6 +186,12 @@ def faults() -> str:
     return f"{faults_benchmark.rows(r)}\n\nIn {r['minutes']:.0f} minutes. {foot(r)}"
 
 
+def rates() -> str:
+    """The best rates, and those of the range test."""
+    r = read_json(RESULTS / "rates.json")
+    return f"{rates_benchmark.tables(r)}\n\nOn {r['data']}. {foot(r)}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "throughput": throughput,
@@ -195,6 +202,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "suspects": suspects,
     "sweeps": sweeps,
     "faults": faults,
+    "rates": rates,
 }
 
 

@@ -48,21 +48,29 @@ def lr_curve(
     smooth: NDArray[np.float64],
     suggestions: Mapping[str, float],
     chosen: float,
+    guessing: float | None = None,
+    band: tuple[float, float] | None = None,
 ) -> Figure:
-    """A range test: loss of each batch and smoothed, over the rate; suggestions dotted, the choice solid."""
+    """A range test: loss of each batch and smoothed, over the rate; suggestions as ticks on top, the choice solid.
+
+    `guessing` is the loss of guessing; `band` holds the rates of the fall, and is shaded.
+    """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    if band:
+        axes.axvspan(*band, color=TRAIN, alpha=0.12, linewidth=0, label="the fall")
     axes.plot(lr, loss, ".", color="0.75", markersize=4, label="one batch")
     axes.plot(lr, smooth, color=TRAIN, label="smoothed")
-    styles = ((0, (1, 1)), (0, (4, 2)), (0, (6, 1, 1, 1)), (0, (1, 4)))
-    for (name, value), style in zip(suggestions.items(), styles, strict=False):
-        axes.axvline(value, color="0.5", linestyle=style, label=f"{name} {value:.3g}")
+    if guessing:
+        axes.axhline(guessing, color="0.5", linewidth=1, linestyle="--", label=f"guessing, {guessing:.3f}")
     axes.axvline(chosen, color=MARK, label=f"used {chosen:.3g}")
-    finite = smooth[np.isfinite(smooth)]
-    if len(finite):
-        axes.set_ylim(max(0.0, finite.min() - 0.3), 1.5 * finite.max())
+    lowest, highest = float(np.nanmin(smooth)), float(np.nanmax(smooth))
+    top = highest + 0.25 * (highest - lowest + 0.1)
+    axes.set_ylim(lowest - 0.15 * (highest - lowest + 0.1), top)
+    for n, (name, value) in enumerate(sorted(suggestions.items(), key=lambda item: item[1])):
+        axes.plot([value], [top], "v", color=f"C{n + 1}", clip_on=False, markersize=8, label=f"{name} {value:.3g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title="learning-rate range test")
-    axes.legend()
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -2,10 +2,15 @@
 
 Lightning's own suggestion differentiates by the rate, not by its logarithm, since 2.5.3, so noise at
 the smallest rates decides; nothing here calls it.
+
+The curve of a network that has just begun has a wall: at some rate it is thrown off, though it would bear that
+rate after a few dozen steps of a warm-up. Behind the wall the curve depends on the seed, before it hardly. So `auto`
+takes the end of the first fall, before the wall, times a factor of the schedule's kind that a grid of real runs gave.
 """
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,11 +22,19 @@ from pytorch_lightning.utilities.seed import isolate_rng  # restores random stat
 
 from cifar_pl.errors import require
 
-METHODS = ("steepest", "valley", "min_div_10", "minimum")
-DIVERGED = 4.0  # times the smallest loss: Lightning stops there
+METHODS = ("auto", "steepest", "valley", "min_div_10", "minimum")
+LEAST_STEPS, MOST_STEPS = 40, 300
+SHARE = 0.03  # of the run's steps
 LEAST_POINTS = 10
-LEAST_FALL = 0.05  # of the loss at the start
+LEAST_FALL = 0.03  # of the loss of guessing
 LEAST_SIGMAS = 6.0  # of the noise that the smoothing leaves
+# By the kind of schedule: the best rate of a grid over the end of the first fall (benchmarks/rates.py).
+FACTORS = {"cold": 1.0, "flat": 2.0, "down": 4.0}
+
+
+def steps(total: int) -> int:
+    """How many steps the range test of a run of `total` steps has: 3 %, but from 40 to 300."""
+    return min(max(int(SHARE * total), LEAST_STEPS), MOST_STEPS)
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,19 @@ class Curve:
         return max(0.25 * (len(self.lr) - 1) / math.log10(self.lr[-1] / self.lr[0]), 1.0)
 
     @property
+    def top(self) -> float:
+        """The highest loss of the first tenth; above it begins divergence."""
+        return float(self.loss[: max(len(self.loss) // 10, 1)].max())
+
+    @property
+    def noise(self) -> float:
+        """What one point of the smoothed loss scatters by, from the differences of neighbours that do not diverge."""
+        calm = self.loss <= self.top
+        steps = np.abs(np.diff(self.loss))[calm[1:] & calm[:-1]]
+        scatter = float(np.median(steps)) / (0.6745 * math.sqrt(2)) if len(steps) else math.inf
+        return scatter / math.sqrt(2 * math.sqrt(math.pi) * self.sigma)
+
+    @cached_property
     def smooth(self) -> NDArray[np.float64]:
         """The loss under a Gaussian of a quarter decade, centred, so that nothing is shifted to larger rates.
 
@@ -46,7 +72,7 @@ class Curve:
         n = len(self.loss)
         reach = min(math.ceil(3 * self.sigma), n - 1)
         kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / self.sigma) ** 2)
-        capped = np.minimum(self.loss, self.loss[: max(n // 10, 1)].max())
+        capped = np.minimum(self.loss, self.top)
         total = np.convolve(capped, kernel, mode="full")[reach : reach + n]
         smooth: NDArray[np.float64] = total / np.convolve(np.ones(n), kernel, mode="full")[reach : reach + n]
         return smooth
@@ -54,10 +80,21 @@ class Curve:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a curve suggests: the rate of each method, or why there is none."""
+    """What a curve suggests.
+
+    Attributes:
+        suggestions: The rate of each method; empty where there is none.
+        guessing: The loss of guessing, ln of the number of classes.
+        told: In one line, what was found and how sure it is, or why nothing was.
+        safe: The largest rate that did no harm.
+        band: Where the first fall begins and ends.
+    """
 
     suggestions: dict[str, float]
-    problem: str | None = None
+    guessing: float
+    told: str
+    safe: float
+    band: tuple[float, float] | None = None
 
 
 def measure(
@@ -66,30 +103,27 @@ def measure(
     """Train for `num_training` steps while the rate grows from `min_lr` to `max_lr` on a log scale.
 
     Runs on a throw-away trainer and changes the classifier: give it one to throw away. Random state
-    is restored. Ends early where the smoothed loss is four times its minimum.
+    is restored. Ends early at a loss that is not finite, and nowhere else: a network that a rate has thrown off
+    often learns again at a higher one.
 
     Args:
         classifier: To be trained from its present weights.
         loader: The training batches.
         trainer: Arguments of the throw-away `Trainer`.
-        num_training: Steps, 50 or more.
+        num_training: Steps, 40 or more.
         min_lr: First rate.
         max_lr: Last rate.
 
     Raises:
-        UserError: a number is out of range.
+        UserError: a number is out of range, or the very first loss is not finite.
     """
-    require(num_training >= 50, f"lr_finder.num_training={num_training}: fewer than 50 steps give no curve.")
+    require(
+        isinstance(num_training, int) and num_training >= LEAST_STEPS,
+        f"lr_finder.num_training={num_training}: give a whole number, {LEAST_STEPS} or more, or auto.",
+    )
     require(0 < min_lr < max_lr, f"lr_finder.min_lr={min_lr}, max_lr={max_lr}: they must be positive and ascending.")
     losses: list[torch.Tensor] = []  # Lightning records a moving average that lags behind
     step = classifier.training_step
-
-    def recorded(*arguments: Any) -> Any:
-        loss: Any = step(*arguments)
-        losses.append(loss.detach())
-        return loss
-
-    classifier.training_step = recorded  # type: ignore[method-assign]
     with isolate_rng():
         throwaway = Trainer(
             **trainer,
@@ -99,46 +133,75 @@ def measure(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+
+        def recorded(*arguments: Any) -> Any:
+            loss: Any = step(*arguments)
+            losses.append(loss.detach())
+            if not torch.isfinite(loss):
+                throwaway.should_stop = True
+            return loss
+
+        classifier.training_step = recorded  # type: ignore[method-assign]
         finder = Tuner(throwaway).lr_find(
             classifier,
             train_dataloaders=loader,
             num_training=num_training,
             min_lr=min_lr,
             max_lr=max_lr,
-            early_stop_threshold=DIVERGED,
+            early_stop_threshold=None,
             update_attr=False,
         )
     assert finder is not None  # None only under fast_dev_run
-    loss = torch.stack(losses).double().cpu().numpy()
-    return Curve(np.array(finder.results["lr"], float), loss)
+    loss = torch.stack(losses).cpu().double().numpy()  # in this order: Apple's GPUs have no float64
+    require(
+        bool(np.isfinite(loss[0])),
+        f"The range test's first loss is {loss[0]}, before any step: no rate can help. Look at data.mean and data.std, "
+        "the images, and the network.",
+    )
+    return Curve(np.array(finder.results["lr"], float)[: len(loss)], loss)
 
 
-def choose(curve: Curve) -> Choice:
-    """Suggest rates, or say why the curve is hopeless."""
-    kept = finite(curve)
-    end = len(kept.loss)
-    if end < LEAST_POINTS:
-        return Choice({}, f"the loss was finite for only {end} steps")
-    smooth = kept.smooth
-    start = min(float(smooth[0]), float(smooth[: max(end // 10, 1)].mean()))
-    # What one point scatters by, from the differences of neighbours, and what is left of it in a smoothed one.
-    scatter = float(np.median(np.abs(np.diff(kept.loss)))) / (0.6745 * math.sqrt(2))
-    noise = scatter / math.sqrt(2 * math.sqrt(math.pi) * kept.sigma)
-    fall, least = start - float(smooth.min()), max(LEAST_FALL * start, LEAST_SIGMAS * noise)
+def choose(curve: Curve, classes: int, kind: str) -> Choice:
+    """Suggest rates, or say why the curve is hopeless.
+
+    Only what falls below the loss of guessing, ln(classes), counts, and below where the curve begins: the fall before,
+    often the steepest, un-learns the random outputs that a network begins with.
+
+    Args:
+        curve: As measured.
+        classes: How many there are.
+        kind: Of the schedule, see `schedulers.kind`.
+    """
+    kept, guessing = finite(curve), math.log(classes)
+    safe, smooth = _safe(kept), kept.smooth
+    if len(kept.loss) < LEAST_POINTS:
+        return Choice({}, guessing, f"the loss was finite for only {len(kept.loss)} steps", safe)
+    start = min(guessing, float(smooth[0]))
+    noise = kept.noise
+    least = max(LEAST_FALL * start, LEAST_SIGMAS * noise)
+    begin, end = _first_fall(smooth, start, least)
+    fall, below = start - float(smooth[end]), f"below {'guessing' if start == guessing else 'its start'} ({start:.3f})"
     if fall < least:
-        return Choice({}, f"the loss fell by {max(fall, 0):.3f} from {start:.3f}; less than {least:.3f} says nothing")
-    return Choice(suggest(kept))
+        told = f"the loss fell by {max(fall, 0):.3f} {below}; less than {least:.3f} says nothing"
+        return Choice({}, guessing, told, safe)
+    band = float(kept.lr[begin]), float(kept.lr[end])
+    sure = f"{fall / noise:.0f} times its noise" if noise else "without noise"
+    told = f"the loss falls from {band[0]:.2g} to {band[1]:.2g}, by {fall:.2f} {below}, {sure}"
+    suggestions = {"auto": min(FACTORS[kind] * band[1], float(kept.lr[-1])), **suggest(kept, start)}
+    return Choice(suggestions, guessing, told, safe, band)
 
 
-def suggest(curve: Curve) -> dict[str, float]:
-    """A rate by each method, on the log scale, out of any curve of finite losses.
+def suggest(curve: Curve, start: float) -> dict[str, float]:
+    """A rate by each of the usual methods, on the log scale, out of any curve of finite losses.
 
     * steepest: where the smoothed loss falls fastest;
     * valley: the middle of the last third of its longest fall (as fastai's `valley`, 2021);
-    * minimum: where it is smallest; often too high;
+    * minimum: where it is smallest, behind a wall too; often too high;
     * min_div_10: a tenth of that.
+
+    All of them look at what lies below `start` only.
     """
-    lr, smooth = curve.lr, curve.smooth
+    lr, smooth = curve.lr, np.minimum(curve.smooth, start)
     lowest = int(np.argmin(smooth))
     slope = np.gradient(smooth, np.log10(lr))
     first, last = _longest_fall(smooth[: lowest + 1])
@@ -148,6 +211,25 @@ def suggest(curve: Curve) -> dict[str, float]:
         "min_div_10": float(lr[lowest] / 10),
         "minimum": float(lr[lowest]),
     }
+
+
+def _first_fall(smooth: NDArray[np.float64], start: float, least: float) -> tuple[int, int]:
+    """Where the first fall below `start` that is deeper than `least` has a tenth of its depth, and where it ends.
+
+    It ends at the lowest point before the loss is halfway back to `start`, or of all where it never is.
+    """
+    depth = np.maximum.accumulate(start - smooth)
+    back = (start - smooth < depth / 2) & (depth >= least)
+    end = int(np.argmin(smooth[: int(np.argmax(back))] if back.any() else smooth))
+    begun = start - smooth[: end + 1] >= 0.1 * (start - smooth[end])
+    return int(np.argmax(begun)), end
+
+
+def _safe(curve: Curve) -> float:
+    """The largest rate before the mean of three losses is above each of the first tenth."""
+    n = len(curve.loss)
+    above = np.convolve(curve.loss, np.full(3, 1 / 3), mode="valid") > curve.top if n >= 3 else np.zeros(1, bool)
+    return float(curve.lr[max(int(np.argmax(above)) - 1, 0) if above.any() else n - 1])
 
 
 def finite(curve: Curve) -> Curve:

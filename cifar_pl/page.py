@@ -66,6 +66,7 @@ def write(
         accuracy={split: _accuracy(p) for split, p in predictions.items()},
         per_class={s: _per_class(p, classes) for s, p in predictions.items()},
         calibration=calibrated,
+        finder=rundir.read_json(run_dir / rundir.FINDER) if (run_dir / rundir.FINDER).exists() else None,
         charts=_charts(run_dir, rows, predictions.get("test"), calibrated.get("temperature")),
         augmentations=_grid(run_dir / "figures/augmentations.png"),
         gallery=gallery,
@@ -105,7 +106,8 @@ def _charts(
     if (run_dir / rundir.RANGE_TEST).exists():
         found = rundir.read_json(run_dir / rundir.FINDER)
         lr, loss, smooth = np.loadtxt(run_dir / rundir.RANGE_TEST, delimiter=",", skiprows=1, ndmin=2).T
-        charts["finder"] = figures.lr_curve(lr, loss, smooth, found["suggestions"], found["lr"])
+        shown = (found["suggestions"], found["lr"], found.get("guessing"), found.get("band"))
+        charts["finder"] = figures.lr_curve(lr, loss, smooth, *shown)
     if test is not None:
         bins = {"as trained": calibration.reliability(test)}
         if temperature is not None:

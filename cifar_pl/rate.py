@@ -3,6 +3,7 @@
 import copy
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,7 @@ def choose(
         checkpoint, _ = checkpoints.read(run_dir / rundir.LAST, network)
         lr = checkpoint["hyper_parameters"]["lr"]
     elif "num_training" in cfg.lr_finder and measure:
-        spare = complete(
-            build(cfg.classifier),
-            "classifier",
-            network=copy.deepcopy(network),
-            optimizer=build(OmegaConf.create({**cfg.optimizer, **cfg.lr_finder.optimizer}), "lr_finder.optimizer"),
-            scheduler=schedulers.constant,
-            classes=data.load().classes,
-            lr=lr,
-        )
-        find(cfg.lr_finder, spare, data, trainer, run_dir)
+        find(cfg, network, data, trainer, run_dir)
     if "num_training" in cfg.lr_finder:  # measured just now, by the first process, or before the run was interrupted
         file, end = run_dir / rundir.FINDER, time.monotonic() + (0 if cfg.resume or measure else PATIENCE)
         while not file.exists() and time.monotonic() < end:
@@ -62,29 +54,62 @@ def choose(
     return lr, source
 
 
-def find(cfg: DictConfig, spare: Classifier, data: DataModule, trainer: dict[str, Any], run_dir: Path) -> None:
-    """Range test on a spare classifier; curve, suggestions and choice as CSV, JSON and picture.
+def spare(cfg: DictConfig, network: nn.Module, data: DataModule) -> Classifier:
+    """A classifier to throw away, with the range test's optimizer, around a copy of the network.
 
-    Where the curve is hopeless, the choice is the spare's own rate, with a loud warning; where the config
-    asks for the report only (`lr_finder.apply=false`), it is that rate, too.
+    Without the L1 term, which would lift the curve above the loss of guessing.
     """
-    method = cfg.method
+    throwaway: Classifier = complete(
+        build(cfg.classifier),
+        "classifier",
+        network=copy.deepcopy(network),
+        optimizer=build(OmegaConf.create({**cfg.optimizer, **cfg.lr_finder.optimizer}), "lr_finder.optimizer"),
+        scheduler=schedulers.constant,
+        classes=data.load().classes,
+        lr=float(cfg.optimizer.lr),
+        l1=0.0,
+    )
+    return throwaway
+
+
+def find(cfg: DictConfig, network: nn.Module, data: DataModule, trainer: dict[str, Any], run_dir: Path) -> None:
+    """Range test: curve, suggestions and choice as CSV, JSON and picture.
+
+    Where the curve is hopeless, the choice is a rate that did no harm in it, at most the configured one, with a loud
+    warning; where the config asks for the report only (`lr_finder.apply=false`), it is the configured one.
+    """
+    asked, configured, loader = cfg.lr_finder, float(cfg.optimizer.lr), data.train_dataloader()
+    method, total = asked.method, cfg.trainer.max_epochs * len(loader)
     require(method in lr_finder.METHODS, f"lr_finder.method={method}: one of {', '.join(lr_finder.METHODS)}.")
-    log.info("Learning-rate range test: %d steps from %g to %g", cfg.num_training, cfg.min_lr, cfg.max_lr)
-    curve = lr_finder.measure(spare, data.train_dataloader(), trainer, cfg.num_training, cfg.min_lr, cfg.max_lr)
-    choice = lr_finder.choose(curve)
-    if choice.problem:
-        lr, origin = spare.hparams["lr"], f"from the config, because in the range test {choice.problem}"
-        log.warning("!! The range test found no rate: %s. Training uses the configured rate, %g.", choice.problem, lr)
+    kind = complete(
+        schedulers.kind,
+        "scheduler",
+        schedule=build(cfg.scheduler),
+        epochs=cfg.trainer.max_epochs,
+        total_steps=total,
+    )
+    number = lr_finder.steps(total) if asked.num_training == "auto" else asked.num_training
+    log.info("Learning-rate range test: %s steps from %g to %g", number, asked.min_lr, asked.max_lr)
+    curve = lr_finder.measure(spare(cfg, network, data), loader, trainer, number, asked.min_lr, asked.max_lr)
+    choice = lr_finder.choose(curve, len(data.load().classes), kind)
+    lr, origin = configured, "from the config"
+    if choice.suggestions:
+        if asked.apply:
+            lr, origin = choice.suggestions[method], f"range test, {method}"
+        else:
+            origin += f"; range test, {method}: {choice.suggestions[method]:.3g}"
+        suggested = ", ".join(f"{name} {value:.3g}" for name, value in choice.suggestions.items())
+        log.info("Range test: %s; used: %s", suggested, method if asked.apply else f"optimizer.lr={lr:g}")
+        log.info("Range test: %s.", choice.told)
     else:
-        lr, origin = choice.suggestions[method], f"range test, {method}"
-        if not cfg.apply:
-            lr, origin = spare.hparams["lr"], f"from the config; {origin}: {lr:.3g}"
-        said = ", ".join(f"{k} {v:.3g}" for k, v in choice.suggestions.items())
-        log.info("Range test: %s; used: %s", said, method if cfg.apply else f"optimizer.lr={lr:g}")
+        if asked.apply:
+            lr = min(configured, choice.safe)
+            origin = f"the lower of optimizer.lr={configured:g} and {choice.safe:.3g}, safe in the range test"
+        log.warning("!! The range test found no rate: %s. Training uses %.3g (%s).", choice.told, lr, origin)
+        origin += f"; the range test found none: {choice.told}"
     table = np.column_stack([curve.lr, curve.loss, curve.smooth])
     lines = ["lr,loss,smoothed", *(",".join(f"{v:.8g}" for v in row) for row in table)]
     rundir.write(run_dir / rundir.RANGE_TEST, "\n".join(lines) + "\n")
-    figure = figures.lr_curve(curve.lr, curve.loss, curve.smooth, choice.suggestions, lr)
+    figure = figures.lr_curve(curve.lr, curve.loss, curve.smooth, choice.suggestions, lr, choice.guessing, choice.band)
     rundir.write(run_dir / rundir.LR_FIGURE, figures.png(figure))
-    rundir.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": origin, "suggestions": choice.suggestions})
+    rundir.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": origin, **asdict(choice)})

@@ -112,8 +112,8 @@ def check(cfg: DictConfig, run_dir: Path) -> None:
     require(
         after == before or (after > before and _may_grow(saved)),
         f"trainer.max_epochs={after}: the run was planned for {before} epochs. It may only grow, and only where "
-        "nothing depends on it: a schedule that is constant, plateau, or multistep with milestones in epochs, a warm-up in "
-        "epochs, and images of one size throughout (data.start_share=0).",
+        "nothing depends on it: a schedule that is constant, plateau, or multistep with milestones in epochs, a "
+        "warm-up in epochs, and images of one size throughout (data.start_share=0).",
     )
     status = rundir.read_json(run_dir / rundir.STATUS)["status"]
     require(

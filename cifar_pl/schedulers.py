@@ -6,21 +6,22 @@ warm up to. Each scheduler multiplies the rate in place, so that a warm-up and a
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+import torch
 from pytorch_lightning.utilities.types import LRSchedulerConfigType
-from torch.optim import Optimizer
+from torch.nn import Parameter
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau
 
 from cifar_pl.errors import require
 
+KINDS = ("cold", "flat", "down")
 FOLLOWED: Mapping[str, Literal["min", "max"]] = {"val/acc": "max", "val/loss": "min", "train/last_loss": "min"}
 
 
-def constant(
-    optimizer: Optimizer, *, epochs: int, total_steps: int, warmup: float = 0
-) -> list[LRSchedulerConfigType]:
+def constant(optimizer: Optimizer, *, epochs: int, total_steps: int, warmup: float = 0) -> list[LRSchedulerConfigType]:
     """The same rate all along, after a warm-up."""
     return _warmup(optimizer, warmup, epochs, total_steps)
 
@@ -122,6 +123,23 @@ def plateau(
         min_lr=min_lr,
     )
     return [*first, {"scheduler": scheduler, "reduce_on_plateau": False, "monitor": monitor}]
+
+
+def kind(schedule: Callable[..., list[LRSchedulerConfigType]], epochs: int, total_steps: int) -> str:
+    """One of KINDS: whether a schedule begins with its rate, else whether it comes down from it by itself.
+
+    `plateau` comes down when the validation says so, which nobody knows before.
+    """
+    optimizer = SGD([Parameter(torch.zeros(1))], lr=1.0)
+    configs = schedule(optimizer, epochs=epochs, total_steps=total_steps)
+    if float(optimizer.param_groups[0]["lr"]) == 1:
+        return "cold"
+    optimizer.step()
+    for _ in range(total_steps - 1):
+        for config in configs:
+            if config.get("interval") == "step":
+                config["scheduler"].step()  # type: ignore[call-arg]
+    return "down" if float(optimizer.param_groups[0]["lr"]) < 0.5 else "flat"
 
 
 def _warmup(optimizer: Optimizer, warmup: float, epochs: int, total_steps: int) -> list[LRSchedulerConfigType]:

@@ -10,7 +10,7 @@ from tests.conftest import ROOT, TINY
 
 def record(tmp_path: Path, *arguments: str) -> dict[str, object]:
     command = [sys.executable, "-m", *arguments[:1], "--out", f"{tmp_path}/record.json", *arguments[1:]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     assert "| --- |" in done.stdout
     found: dict[str, object] = json.loads((tmp_path / "record.json").read_text())

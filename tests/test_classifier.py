@@ -99,7 +99,7 @@ def test_a_plateau_schedule_may_follow_the_last_batchs_loss(
     run.fit(module, datamodule=loaded(tiny_source))
     last = [losses[n].item() for n in range(len(losses) // 3 - 1, len(losses), len(losses) // 3)]
     assert len(last) == 3
-    scheduler = run.lr_scheduler_configs[0].scheduler
+    [scheduler] = [config.scheduler for config in run.lr_scheduler_configs]
     assert float(scheduler.best) == min(last)  # type: ignore[union-attr]
     assert scheduler.num_bad_epochs == 2 - last.index(min(last))  # type: ignore[union-attr]
 

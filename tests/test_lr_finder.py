@@ -1,9 +1,11 @@
+import math
 from functools import partial
 
 import albumentations as A
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from cifar_pl import lr_finder, schedulers
@@ -15,57 +17,101 @@ from cifar_pl.sources import Source
 
 
 def curve(noise: float = 0.0, centre: float = -2.0, n: int = 100, seed: int = 0, low: float = -5.0) -> Curve:
-    """A loss that falls from 2.3 by 0.8 like a logistic around 10**centre, and blows up from 10**(centre + 1.5) on."""
+    """A loss that falls from ln 10 by 0.8, as a logistic around 10**centre, and blows up from 10**(centre + 1.5) on."""
     x = np.linspace(low, 0, n)
-    loss = 2.3 - 0.8 / (1 + np.exp(-4 * (x - centre))) + np.exp(np.minimum(12 * (x - centre - 1.5), 30))
+    loss = math.log(10) - 0.8 / (1 + np.exp(-4 * (x - centre))) + np.exp(np.minimum(12 * (x - centre - 1.5), 30))
     return Curve(10**x, loss + np.random.default_rng(seed).normal(0, noise, n))
+
+
+def found(curve: Curve, classes: int = 10, kind: str = "down") -> dict[str, float]:
+    return choose(curve, classes, kind).suggestions
 
 
 @pytest.mark.parametrize("centre", [-3.0, -2.5, -2.0])
 def test_steepest_is_where_the_logistic_is_steepest(centre: float) -> None:
-    assert np.log10(choose(curve(centre=centre)).suggestions["steepest"]) == pytest.approx(centre, abs=0.1)
+    assert np.log10(found(curve(centre=centre))["steepest"]) == pytest.approx(centre, abs=0.1)
 
 
 @pytest.mark.parametrize("low", [-8.0, -6.0, -4.0])
 def test_noise_at_the_smallest_rates_decides_nothing(low: float) -> None:
-    found = [choose(curve(noise=0.1, low=low, seed=s)).suggestions["steepest"] for s in range(20)]
-    assert np.abs(np.log10(found) + 2).max() < 0.7
+    rates = [found(curve(noise=0.1, low=low, seed=s))["steepest"] for s in range(20)]
+    assert np.abs(np.log10(rates) + 2).max() < 0.7
 
 
 def test_min_div_10_is_a_tenth_of_the_lowest() -> None:
     lowest = curve().lr[np.argmin(curve().smooth)]
-    assert choose(curve()).suggestions["min_div_10"] == pytest.approx(lowest / 10)
+    assert found(curve())["min_div_10"] == pytest.approx(lowest / 10)
 
 
 def test_valley_lies_in_the_last_third_of_the_fall() -> None:
     x = np.linspace(-5, 0, 101)
     v_shape = Curve(10**x, np.where(x < -1, 3 - 0.5 * (x + 5), 1 + 3 * (x + 1)))  # falls from 1e-5 to 1e-1
-    assert np.log10(choose(v_shape).suggestions["valley"]) == pytest.approx(-5 + 4 * 5 / 6, abs=0.3)
+    assert np.log10(found(v_shape, classes=20)["valley"]) == pytest.approx(-5 + 4 * 5 / 6, abs=0.3)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_a_fall_to_the_loss_of_guessing_is_no_learning(classes: int) -> None:
+    """A random head is un-learnt at small rates: the steepest fall of all, which suggests nothing."""
+    x = np.linspace(-4, 0, 160)
+    un_learns = math.log(classes) * (1 + 0.3 / (1 + np.exp(12 * (x + 3.3))))
+    assert not found(Curve(10**x, un_learns), classes)
+    learns = un_learns - 0.3 * math.log(classes) / (1 + np.exp(-8 * (x + 1.5)))
+    suggested = found(Curve(10**x, learns), classes)
+    assert np.log10(suggested["steepest"]) == pytest.approx(-1.5, abs=0.1)
+
+
+def walled(depth_behind: float) -> Curve:
+    """A fall that ends at 0.02, a wall at 0.05, behind it a second fall to `depth_behind` below guessing, at 0.5."""
+    x = np.linspace(-3, 0, 160)
+    ends, top = math.log10(0.02), math.log10(0.05)
+    knots = [-3, -2.7, ends, top, math.log10(0.12), math.log10(0.5), 0]
+    below = [0, 0, 0.3, -1, -0.2, depth_behind, depth_behind - 0.2]
+    return Curve(10**x, math.log(10) - np.interp(x, knots, below))
+
+
+@pytest.mark.parametrize("depth_behind", [0.1, 0.29, 0.6])
+def test_auto_depends_on_where_the_first_fall_ends_and_not_on_what_comes_behind_the_wall(depth_behind: float) -> None:
+    choice = choose(walled(depth_behind), 10, "flat")
+    assert choice.band is not None
+    assert 0.01 <= choice.band[1] <= 0.02  # smoothing a sharp wall shifts it down
+    for kind, factor in lr_finder.FACTORS.items():
+        assert choose(walled(depth_behind), 10, kind).suggestions["auto"] == pytest.approx(factor * choice.band[1])
+    assert (choice.suggestions["minimum"] > 0.3) == (depth_behind > 0.3)
 
 
 def test_noise_alone_gives_no_rate() -> None:
     lr = np.logspace(-5, 0, 100)
     for scatter in (0.02, 0.2):
-        flat = [Curve(lr, 2.3 + np.random.default_rng(seed).normal(0, scatter, 100)) for seed in range(50)]
-        assert sum(bool(choose(c).suggestions) for c in flat) <= 1
+        flat = [Curve(lr, math.log(10) + np.random.default_rng(s).normal(0, scatter, 100)) for s in range(50)]
+        assert sum(bool(found(c)) for c in flat) <= 1
 
 
-@pytest.mark.parametrize("hopeless", ["rising", "nan at once"])
-def test_a_hopeless_curve_gives_a_reason_and_no_rate(hopeless: str) -> None:
-    lr = np.logspace(-5, 0, 100)
-    loss = {
-        "rising": np.linspace(2.3, 20, 100),
-        "nan at once": np.where(np.arange(100) < 5, 2.3, np.nan),
-    }[hopeless]
-    choice = choose(Curve(lr, loss))
+@pytest.mark.parametrize(
+    ("loss", "safe"),
+    [
+        (np.linspace(2.3, 20, 100), 10**-3.6),  # rises from the first rate on: the first tenth is the measure
+        (np.where(np.arange(100) < 5, 2.3, np.nan), 10 ** (-4 + 4 * 4 / 99)),  # five losses, then none
+        (2.3 + np.maximum(np.linspace(-4, 0, 100) + 2, 0), 1e-2),  # nothing is learnt; it rises from 0.01 on
+    ],
+)
+def test_a_hopeless_curve_gives_a_reason_and_the_largest_rate_that_did_no_harm(
+    loss: NDArray[np.float64], safe: float
+) -> None:
+    choice = choose(Curve(np.logspace(-4, 0, 100), loss), 10, "down")
     assert not choice.suggestions
-    assert choice.problem
+    assert "the loss" in choice.told
+    assert safe / 2 < choice.safe < 2 * safe
 
 
 def test_the_curve_ends_at_the_first_loss_that_is_not_finite() -> None:
     whole = curve()
     broken = Curve(whole.lr, np.where(whole.lr > 0.1, np.inf, whole.loss))
-    assert np.log10(choose(broken).suggestions["steepest"]) == pytest.approx(-2, abs=0.1)
+    assert np.log10(found(broken)["steepest"]) == pytest.approx(-2, abs=0.1)
+
+
+@pytest.mark.parametrize(("total", "expected"), [(5616, 168), (234, 40), (11_248, 300), (100_000, 300)])
+def test_the_range_test_costs_three_percent_of_the_run(total: int, expected: int) -> None:
+    assert lr_finder.steps(total) == expected
 
 
 @pytest.fixture
@@ -120,7 +166,7 @@ def test_random_state_is_restored(tiny_network: nn.Module, data: DataModule, tmp
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize(("steps", "low", "high"), [(49, 1e-5, 1.0), (100, 0.0, 1.0), (100, 1.0, 1e-5)])
+@pytest.mark.parametrize(("steps", "low", "high"), [(39, 1e-5, 1.0), (100, 0.0, 1.0), (100, 1.0, 1e-5)])
 def test_impossible_ranges_are_refused(
     tiny_network: nn.Module, data: DataModule, steps: int, low: float, high: float
 ) -> None:
@@ -128,5 +174,34 @@ def test_impossible_ranges_are_refused(
         measure(spare(tiny_network), data.train_dataloader(), TRAINER, steps, low, high)
 
 
+def test_a_first_loss_that_is_not_finite_is_refused(data: DataModule, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(math.nan))
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.weight * image.float().mean((2, 3))
+
+    with pytest.raises(UserError, match="first loss is nan, before any step: no rate can help"):
+        measure(spare(Broken()), data.train_dataloader(), {**TRAINER, "default_root_dir": tmp_path}, 50, 1e-4, 1.0)
+
+
+def test_it_ends_at_a_loss_that_is_not_finite_and_not_before(
+    tiny_network: nn.Module,
+    data: DataModule,
+    tmp_path,  # type: ignore[no-untyped-def]
+) -> None:
+    trainer = {**TRAINER, "default_root_dir": tmp_path}
+    measured = measure(spare(tiny_network), data.train_dataloader(), trainer, 60, 1e-4, 1e30)
+    assert 10 < len(measured.loss) == len(measured.lr) < 60
+    assert np.isfinite(measured.loss[:-1]).all()
+    assert not np.isfinite(measured.loss[-1])
+
+
+def test_every_kind_of_schedule_has_a_factor() -> None:
+    assert {*lr_finder.FACTORS} == {*schedulers.KINDS}
+
+
 def test_the_methods_are_the_ones_that_choose_offers() -> None:
-    assert set(choose(curve()).suggestions) == set(lr_finder.METHODS)
+    assert set(found(curve())) == set(lr_finder.METHODS)

@@ -51,7 +51,7 @@ def made(cfg: DictConfig) -> tuple[DataModule, Classifier, torch.optim.Optimizer
     classifier: Classifier = build(cfg.classifier)(network=network, classes="abcdefghij", lr=cfg.optimizer.lr)
     optimizer = build(cfg.optimizer)(network.parameters())
     epochs = cfg.trainer.max_epochs
-    schedule = build(cfg.scheduler)(optimizer, epochs=epochs, total_steps=epochs * (50_000 // data.batch_size))
+    [schedule] = build(cfg.scheduler)(optimizer, epochs=epochs, total_steps=epochs * (50_000 // data.batch_size))
     return data, classifier, optimizer, schedule
 
 
@@ -433,4 +433,4 @@ def test_a_range_test_may_only_report(config: Callable[..., DictConfig], tmp_pat
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     found = json.loads((tmp_path / "run/lr_finder.json").read_text())["suggestions"]
     assert summary["lr"]["value"] == 0.03
-    assert summary["lr"]["source"] == f"from the config; range test, steepest: {found['steepest']:.3g}"
+    assert summary["lr"]["source"] == f"from the config; range test, auto: {found['auto']:.3g}"

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,12 +15,12 @@ EPOCHS, STEPS = 4, 40
 def rates(schedule: Callable[..., Any], epochs: int = EPOCHS, steps: int = STEPS, **options: Any) -> list[float]:
     """The rate of each optimizer step of a run, initial rate 1."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    config = schedule(optimizer, epochs=epochs, total_steps=steps, **options)
+    configs = schedule(optimizer, epochs=epochs, total_steps=steps, **options)
     seen = []
     for _ in range(steps):
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        if config:
+        for config in configs:
             assert config["interval"] == "step"
             config["scheduler"].step()
     return seen
@@ -75,7 +76,7 @@ def test_cosine_in_closed_form() -> None:
 
 def test_plateau_drops_after_more_than_patience_bad_values_down_to_min_lr() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    config = schedulers.plateau(
+    [config] = schedulers.plateau(
         optimizer,
         epochs=9,
         total_steps=9,
@@ -90,6 +91,54 @@ def test_plateau_drops_after_more_than_patience_bad_values_down_to_min_lr() -> N
         config["scheduler"].step(value)  # type: ignore[call-arg,arg-type]
         seen.append(optimizer.param_groups[0]["lr"])
     assert seen == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.1, 0.05])
+
+
+@pytest.mark.parametrize("warmup", [1, 0.25])
+def test_a_warm_up_is_a_straight_line_that_the_schedule_is_multiplied_by(warmup: float) -> None:
+    line = [min((step + 1) / 10, 1.0) for step in range(STEPS)]
+    assert rates(schedulers.constant, warmup=warmup) == pytest.approx(line)
+    assert rates(schedulers.multistep, milestones=[0.1, 3], gamma=0.1, warmup=warmup) == pytest.approx(
+        [rate * (1.0 if step < 4 else 0.1 if step < 30 else 0.01) for step, rate in enumerate(line)]
+    )
+    half_cosine = [(1 + math.cos(math.pi * step / (STEPS - 1))) / 2 for step in range(STEPS)]
+    assert rates(schedulers.cosine, eta_min=0.0, warmup=warmup) == pytest.approx(
+        [a * b for a, b in zip(line, half_cosine, strict=True)], abs=1e-12
+    )
+
+
+def test_a_plateau_schedule_drops_beside_its_warm_up() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    options = {"factor": 0.1, "patience": 0, "threshold": 0.0, "min_lr": 0.0}
+    warm, drops = schedulers.plateau(optimizer, epochs=4, total_steps=8, monitor="val/loss", warmup=2, **options)  # type: ignore[arg-type]
+    seen = []
+    for step in range(8):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        warm["scheduler"].step()
+        if step % 2:
+            drops["scheduler"].step([1.0, 2.0, 2.0, 2.0][step // 2])  # type: ignore[call-arg,arg-type]
+    assert seen == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("warmup", [5, -1, 1.0, 2.5, -0.1, float("nan")])
+def test_a_warm_up_that_does_not_fit_is_refused(warmup: float) -> None:
+    with pytest.raises(UserError, match=r"scheduler\.warmup=.*whole epochs from 0 to 4"):
+        rates(schedulers.constant, warmup=warmup)
+
+
+def test_the_kinds_of_schedules() -> None:
+    onecycle = {"pct_start": 0.25, "anneal_strategy": "linear", "div_factor": 5.0, "final_div_factor": 1e4}
+    plateau = {"monitor": "val/acc", "factor": 0.1, "patience": 2, "threshold": 1e-3, "min_lr": 0.0}
+    for expected, schedule in (
+        ("down", partial(schedulers.onecycle, **onecycle)),  # type: ignore[arg-type]
+        ("down", partial(schedulers.cosine, eta_min=0.0, warmup=1)),
+        ("down", partial(schedulers.multistep, milestones=[0.5], gamma=0.1, warmup=0.1)),
+        ("flat", partial(schedulers.plateau, warmup=1, **plateau)),  # type: ignore[arg-type]
+        ("flat", partial(schedulers.constant, warmup=1)),
+        ("cold", partial(schedulers.cosine, eta_min=0.0)),
+        ("cold", schedulers.constant),
+    ):
+        assert schedulers.kind(schedule, EPOCHS, STEPS) == expected
 
 
 def test_onecycle_refuses_what_is_no_part_of_a_run() -> None:

@@ -1,7 +1,9 @@
 """Stops a run that cannot end well, and warns of one that learns nothing."""
 
 import logging
+import math
 import signal
+from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 EVERY = 50  # steps: reading the loss of each would make a GPU wait
 EARLY = 3  # epochs after which a network that learns is better than chance
 SIGMAS = 3
+LAST_STEPS = 10  # of the first epoch, whose mean loss is compared with that of guessing
+FAR_ABOVE = 1.5  # times the loss of guessing
 
 
 class Step(NamedTuple):
@@ -36,6 +40,7 @@ class Guard(Callback):
         """Name checkpoints of `run_dir`."""
         self._run_dir = Path(run_dir)
         self._steps: list[Step] = []
+        self._recent: deque[float] = deque(maxlen=LAST_STEPS)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Note the rate of this step."""
@@ -65,6 +70,8 @@ class Guard(Callback):
             self._stop(trainer, "A weight is NaN or infinite after the last step", self._lr)
         if not torch.isfinite(trainer.callback_metrics.get("val/loss", torch.zeros(1))).all():
             self._stop(trainer, "The validation's loss is NaN or infinite after the last step", self._lr)
+        if trainer.current_epoch == 0 and trainer.is_global_zero:
+            self._warn_of_a_cliff(trainer)
         if trainer.current_epoch + 1 == EARLY and trainer.is_global_zero:
             self._warn(trainer)
 
@@ -81,6 +88,7 @@ class Guard(Callback):
         if not finite.all():
             first = self._steps[int(finite.int().argmin())]
             self._stop(trainer, f"The loss became {float(first.loss)} in step {first.number}", first.lr)
+        self._recent.extend(torch.as_tensor(losses).tolist())
         self._steps.clear()
 
     def _stop(self, trainer: Trainer, what: str, lr: float) -> NoReturn:
@@ -90,6 +98,21 @@ class Guard(Callback):
             f"{what} (epoch {done + 1}), at a rate of {lr:.3g}. {good}. "
             "Lower optimizer.lr, or let lr_finder=range_test choose it."
         )
+
+    def _warn_of_a_cliff(self, trainer: Trainer) -> None:
+        """Say so if the first epoch ends far above the loss of guessing, and not because of an L1 term."""
+        classes = len(data_of(trainer).load().classes)
+        guessing, loss = math.log(classes), sum(self._recent) / len(self._recent)
+        if loss > FAR_ABOVE * guessing and float(trainer.callback_metrics["train/acc"]) < 2 / classes:
+            log.warning(
+                "!! The first epoch ended at a training loss of %.2f; guessing has ln %d = %.2f. The rate, %.3g, is "
+                "likely too high to begin with: lower optimizer.lr, warm up (scheduler.warmup=1), or let "
+                "lr_finder=range_test choose.",
+                loss,
+                classes,
+                guessing,
+                self._lr,
+            )
 
     def _warn(self, trainer: Trainer) -> None:
         """Say so where the training accuracy is what always naming the most frequent class would give."""

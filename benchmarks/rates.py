@@ -41,7 +41,7 @@ LONGER = ("+data.source.number=11000", "trainer.max_epochs=7")
 PLATEAU = ("scheduler=plateau", "scheduler.patience=1")
 MULTISTEP, ONECYCLE = ("scheduler=multistep",), ("scheduler=onecycle",)
 B64, B512 = ("data.batch_size=64",), ("data.batch_size=512",)
-# 186 steps over the whole range; with other batches around what is best there, each batch size by a grid of its own.
+# Six epochs over the whole range; with other batches around what is best there, each size by a grid of its own.
 SWEEPS: Mapping[str, tuple[Sequence[float], Sequence[str]]] = {
     "plateau": (RATES[:8], (*PLATEAU, *SHORT)),
     "multistep": (RATES[:8], (*MULTISTEP, *SHORT)),
@@ -49,9 +49,9 @@ SWEEPS: Mapping[str, tuple[Sequence[float], Sequence[str]]] = {
     "plateau, batches of 64": (RATES[1:4], (*PLATEAU, *SHORT, *B64)),
     "multistep, batches of 64": (RATES[2:5], (*MULTISTEP, *SHORT, *B64)),
     "onecycle, batches of 64": (RATES[2:5], (*ONECYCLE, *SHORT, *B64)),
-    "plateau, batches of 512": (RATES[2:5], (*PLATEAU, *LONGER, *B512)),
-    "multistep, batches of 512": (RATES[3:6], (*MULTISTEP, *LONGER, *B512)),
-    "onecycle, batches of 512": (RATES[3:6], (*ONECYCLE, *LONGER, *B512)),
+    "plateau, batches of 512": (RATES[2:5], (*PLATEAU, *SHORT, *B512)),
+    "multistep, batches of 512": (RATES[3:6], (*MULTISTEP, *SHORT, *B512)),
+    "onecycle, batches of 512": (RATES[3:6], (*ONECYCLE, *SHORT, *B512)),
     "onecycle, longer": (RATES[2:8], (*ONECYCLE, *LONGER)),
     "plateau, no warm-up": (RATES[:5], (*PLATEAU, "scheduler.warmup=0", *SHORT)),
 }

@@ -270,7 +270,8 @@ def compact(test: Mapping[str, Any]) -> dict[str, Any]:
 def curve(compacted: Mapping[str, Any]) -> lr_finder.Curve:
     """The curve of a record's range test."""
     loss = np.array(compacted["loss"].split(), float)
-    return lr_finder.Curve(np.geomspace(*compacted["lr"], len(loss)), loss)
+    first, last = compacted["lr"]
+    return lr_finder.Curve(np.geomspace(first, last, len(loss)), loss)
 
 
 if __name__ == "__main__":

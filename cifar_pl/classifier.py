@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities.types import LRSchedulerConfigType
+from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -168,7 +168,7 @@ class Classifier(LightningModule):
         if not isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step()
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRSchedulerConfigType]]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """A fresh optimizer and schedule for the run that the trainer plans.
 
         Raises:

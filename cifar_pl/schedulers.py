@@ -138,7 +138,7 @@ def kind(schedule: Callable[..., list[LRSchedulerConfigType]], epochs: int, tota
     for _ in range(total_steps - 1):
         for config in configs:
             if config.get("interval") == "step":
-                config["scheduler"].step()  # type: ignore[call-arg]
+                config["scheduler"].step()
     return "down" if float(optimizer.param_groups[0]["lr"]) < 0.5 else "flat"
 
 

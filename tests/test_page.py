@@ -49,6 +49,7 @@ def test_the_page_shows_the_runs_numbers(opened: Page, finished_run: Path) -> No
         f"{summary['images_per_second']:,.0f} images/s",
         f"{summary['calibration']['test_ece']:.3g}",
         f"python train.py {' '.join(summary['overrides'][:3])}",
+        "Range test: the loss falls from",
         f"torch {torch.__version__.partition('+')[0]}",
     ):
         assert expected in text

@@ -51,7 +51,8 @@ SWEEPS: Mapping[str, tuple[Sequence[float], Sequence[str]]] = {
     "onecycle, batches of 64": (RATES[2:5], (*ONECYCLE, *SHORT, *B64)),
     "plateau, batches of 512": (RATES[2:5], (*PLATEAU, *SHORT, *B512)),
     "multistep, batches of 512": (RATES[3:6], (*MULTISTEP, *SHORT, *B512)),
-    "onecycle, batches of 512": (RATES[3:6], (*ONECYCLE, *SHORT, *B512)),
+    "onecycle, batches of 512": (RATES[3:6], (*ONECYCLE, *LONGER, *B512)),  # 133 steps
+    "onecycle, 42 steps of 512": (RATES[3:6], (*ONECYCLE, *SHORT, *B512)),  # ten of them to warm up: not judged by
     "onecycle, longer": (RATES[2:8], (*ONECYCLE, *LONGER)),
     "plateau, no warm-up": (RATES[:5], (*PLATEAU, "scheduler.warmup=0", *SHORT)),
 }

@@ -28,8 +28,9 @@ SHARE = 0.03  # of the run's steps
 LEAST_POINTS = 10
 LEAST_FALL = 0.03  # of the loss of guessing
 LEAST_SIGMAS = 6.0  # of the noise that the smoothing leaves
+WALL = 1.1  # times the highest loss of the first tenth; where there is one behind it, half the fall is enough
 # By the kind of schedule: the best rate of a grid over the end of the first fall (benchmarks/rates.py).
-FACTORS = {"cold": 1.0, "flat": 2.0, "down": 4.0}
+FACTORS = {"cold": 1.0, "stays": 2.0, "passes": 4.0}
 
 
 def steps(total: int) -> int:
@@ -178,7 +179,7 @@ def choose(curve: Curve, classes: int, kind: str) -> Choice:
         return Choice({}, guessing, f"the loss was finite for only {len(kept.loss)} steps", safe)
     start = min(guessing, float(smooth[0]))
     noise = kept.noise
-    least = max(LEAST_FALL * start, LEAST_SIGMAS * noise)
+    least = max(LEAST_FALL * start, LEAST_SIGMAS * noise) / (2 if _means(kept).max() > WALL * kept.top else 1)
     begin, end = _first_fall(smooth, start, least)
     fall, below = start - float(smooth[end]), f"below {'guessing' if start == guessing else 'its start'} ({start:.3f})"
     if fall < least:
@@ -227,9 +228,14 @@ def _first_fall(smooth: NDArray[np.float64], start: float, least: float) -> tupl
 
 def _safe(curve: Curve) -> float:
     """The largest rate before the mean of three losses is above each of the first tenth."""
-    n = len(curve.loss)
-    above = np.convolve(curve.loss, np.full(3, 1 / 3), mode="valid") > curve.top if n >= 3 else np.zeros(1, bool)
-    return float(curve.lr[max(int(np.argmax(above)) - 1, 0) if above.any() else n - 1])
+    above = _means(curve) > curve.top
+    return float(curve.lr[max(int(np.argmax(above)) - 1, 0) if above.any() else -1])
+
+
+def _means(curve: Curve) -> NDArray[np.float64]:
+    """Of three losses each; of fewer than three, all."""
+    width = min(3, len(curve.loss))
+    return np.convolve(curve.loss, np.full(width, 1 / width), mode="valid")
 
 
 def finite(curve: Curve) -> Curve:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, O
 
 from cifar_pl.errors import require
 
-KINDS = ("cold", "flat", "down")
+KINDS = ("cold", "stays", "passes")
 FOLLOWED: Mapping[str, Literal["min", "max"]] = {"val/acc": "max", "val/loss": "min", "train/last_loss": "min"}
 
 
@@ -126,20 +126,21 @@ def plateau(
 
 
 def kind(schedule: Callable[..., list[LRSchedulerConfigType]], epochs: int, total_steps: int) -> str:
-    """One of KINDS: whether a schedule begins with its rate, else whether it comes down from it by itself.
+    """One of KINDS: `cold` begins with its rate; else `stays` is near it for 30 % of the steps or more, and `passes`.
 
-    `plateau` comes down when the validation says so, which nobody knows before.
+    `plateau` stays: when it comes down, the validation decides.
     """
     optimizer = SGD([Parameter(torch.zeros(1))], lr=1.0)
     configs = schedule(optimizer, epochs=epochs, total_steps=total_steps)
-    if float(optimizer.param_groups[0]["lr"]) == 1:
-        return "cold"
+    rates = [float(optimizer.param_groups[0]["lr"])]
     optimizer.step()
     for _ in range(total_steps - 1):
         for config in configs:
             if config.get("interval") == "step":
                 config["scheduler"].step()
-    return "down" if float(optimizer.param_groups[0]["lr"]) < 0.5 else "flat"
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+    near = sum(rate >= 0.9 for rate in rates) / total_steps
+    return "cold" if rates[0] == 1 else "stays" if near >= 0.3 else "passes"
 
 
 def _warmup(optimizer: Optimizer, warmup: float, epochs: int, total_steps: int) -> list[LRSchedulerConfigType]:

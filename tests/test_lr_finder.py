@@ -23,7 +23,7 @@ def curve(noise: float = 0.0, centre: float = -2.0, n: int = 100, seed: int = 0,
     return Curve(10**x, loss + np.random.default_rng(seed).normal(0, noise, n))
 
 
-def found(curve: Curve, classes: int = 10, kind: str = "down") -> dict[str, float]:
+def found(curve: Curve, classes: int = 10, kind: str = "passes") -> dict[str, float]:
     return choose(curve, classes, kind).suggestions
 
 
@@ -71,7 +71,7 @@ def walled(depth_behind: float) -> Curve:
 
 @pytest.mark.parametrize("depth_behind", [0.1, 0.29, 0.6])
 def test_auto_depends_on_where_the_first_fall_ends_and_not_on_what_comes_behind_the_wall(depth_behind: float) -> None:
-    choice = choose(walled(depth_behind), 10, "flat")
+    choice = choose(walled(depth_behind), 10, "stays")
     assert choice.band is not None
     assert 0.01 <= choice.band[1] <= 0.02  # smoothing a sharp wall shifts it down
     for kind, factor in lr_finder.FACTORS.items():
@@ -97,7 +97,7 @@ def test_noise_alone_gives_no_rate() -> None:
 def test_a_hopeless_curve_gives_a_reason_and_the_largest_rate_that_did_no_harm(
     loss: NDArray[np.float64], safe: float
 ) -> None:
-    choice = choose(Curve(np.logspace(-4, 0, 100), loss), 10, "down")
+    choice = choose(Curve(np.logspace(-4, 0, 100), loss), 10, "passes")
     assert not choice.suggestions
     assert "the loss" in choice.told
     assert safe / 2 < choice.safe < 2 * safe

@@ -130,11 +130,11 @@ def test_the_kinds_of_schedules() -> None:
     onecycle = {"pct_start": 0.25, "anneal_strategy": "linear", "div_factor": 5.0, "final_div_factor": 1e4}
     plateau = {"monitor": "val/acc", "factor": 0.1, "patience": 2, "threshold": 1e-3, "min_lr": 0.0}
     for expected, schedule in (
-        ("down", partial(schedulers.onecycle, **onecycle)),  # type: ignore[arg-type]
-        ("down", partial(schedulers.cosine, eta_min=0.0, warmup=1)),
-        ("down", partial(schedulers.multistep, milestones=[0.5], gamma=0.1, warmup=0.1)),
-        ("flat", partial(schedulers.plateau, warmup=1, **plateau)),  # type: ignore[arg-type]
-        ("flat", partial(schedulers.constant, warmup=1)),
+        ("passes", partial(schedulers.onecycle, **onecycle)),  # type: ignore[arg-type]
+        ("passes", partial(schedulers.cosine, eta_min=0.0, warmup=1)),
+        ("stays", partial(schedulers.multistep, milestones=[0.5], gamma=0.1, warmup=0.1)),
+        ("stays", partial(schedulers.plateau, warmup=1, **plateau)),  # type: ignore[arg-type]
+        ("stays", partial(schedulers.constant, warmup=1)),
         ("cold", partial(schedulers.cosine, eta_min=0.0)),
         ("cold", schedulers.constant),
     ):

@@ -64,9 +64,10 @@ def lr_curve(
     if guessing:
         axes.axhline(guessing, color="0.5", linewidth=1, linestyle="--", label=f"guessing, {guessing:.3f}")
     axes.axvline(chosen, color=MARK, label=f"used {chosen:.3g}")
-    lowest, highest = float(np.nanmin(smooth)), float(np.nanmax(smooth))
+    finite = loss[np.isfinite(loss)]  # a divergence may leave the picture, the best batches may not
+    lowest, highest = float(finite.min()), float(np.nanmax(smooth))
     top = highest + 0.25 * (highest - lowest + 0.1)
-    axes.set_ylim(lowest - 0.15 * (highest - lowest + 0.1), top)
+    axes.set_ylim(lowest - 0.05, top)
     for n, (name, value) in enumerate(sorted(suggestions.items(), key=lambda item: item[1])):
         axes.plot([value], [top], "v", color=f"C{n + 1}", clip_on=False, markersize=8, label=f"{name} {value:.3g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title="learning-rate range test")

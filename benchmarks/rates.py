@@ -160,8 +160,8 @@ def judged(grid: Mapping[str, Mapping[str, Any]], tests: Sequence[Mapping[str, A
     result: dict[str, Any] = {}
     curves = [lr_finder.Curve(np.array(t["lr"]), np.array(t["loss"])) for t in tests]
     for name in [name for name in JUDGED if name in grid]:
-        kind = schedulers.kind(build(config([*SWEEPS[name][1], *SMALL]).scheduler), 16, 16 * 351)
-        choices = [lr_finder.choose(curve, 10, kind) for curve in curves]
+        stays = schedulers.stays(build(config([*SWEEPS[name][1], *SMALL]).scheduler), 16, 16 * 351)
+        choices = [lr_finder.choose(curve, 10, stays) for curve in curves]
         facts = [grid.get(f"{name}, batches of {t['batch']}", grid[name]) for t in tests]
         for method in lr_finder.METHODS:
             rates = [c.suggestions.get(method, c.safe) for c in choices]

@@ -122,7 +122,7 @@ def range_test(path: Path, rule: str) -> dict[str, Any]:
     """The rates that a measured curve suggests: by the project's rule, by ours, and why ours refuses, if it does."""
     columns = np.genfromtxt(path, delimiter=",", names=True)
     curve = lr_finder.finite(lr_finder.Curve(columns["lr"], columns["loss"]))
-    choice = lr_finder.choose(curve, 10, "cold")
+    choice = lr_finder.choose(curve, 10, stays=True)
     return {
         "by_its_rule": lagging(curve, rule) if rule else None,
         "suggestions": choice.suggestions,

@@ -5,7 +5,7 @@ the smallest rates decides; nothing here calls it.
 
 The curve of a network that has just begun has a wall: at some rate it is thrown off, though it would bear that
 rate after a few dozen steps of a warm-up. Behind the wall the curve depends on the seed, before it hardly. So `auto`
-takes the end of the first fall, before the wall, times a factor of the schedule's kind that a grid of real runs gave.
+takes the end of the first fall, before the wall, times a factor that a grid of real runs gave.
 """
 
 import math
@@ -29,8 +29,9 @@ LEAST_POINTS = 10
 LEAST_FALL = 0.03  # of the loss of guessing
 LEAST_SIGMAS = 6.0  # of the noise that the smoothing leaves
 WALL = 1.1  # times the highest loss of the first tenth; where there is one behind it, half the fall is enough
-# By the kind of schedule: the best rate of a grid over the end of the first fall (benchmarks/rates.py).
-FACTORS = {"cold": 1.0, "stays": 2.0, "passes": 4.0}
+# The best rate of a grid of real runs over the end of the first fall (benchmarks/rates.py): under a schedule that
+# stays at its rate, and under one that only passes it.
+STAYS, PASSES = 2.0, 4.0
 
 
 def steps(total: int) -> int:
@@ -162,7 +163,7 @@ def measure(
     return Curve(np.array(finder.results["lr"], float)[: len(loss)], loss)
 
 
-def choose(curve: Curve, classes: int, kind: str) -> Choice:
+def choose(curve: Curve, classes: int, stays: bool) -> Choice:
     """Suggest rates, or say why the curve is hopeless.
 
     Only what falls below the loss of guessing, ln(classes), counts, and below where the curve begins: the fall before,
@@ -171,7 +172,7 @@ def choose(curve: Curve, classes: int, kind: str) -> Choice:
     Args:
         curve: As measured.
         classes: How many there are.
-        kind: Of the schedule, see `schedulers.kind`.
+        stays: Whether the schedule stays at its rate for long, see `schedulers.stays`.
     """
     kept, guessing = finite(curve), math.log(classes)
     safe, smooth = _safe(kept), kept.smooth
@@ -188,7 +189,7 @@ def choose(curve: Curve, classes: int, kind: str) -> Choice:
     band = float(kept.lr[begin]), float(kept.lr[end])
     sure = f"{fall / noise:.0f} times its noise" if noise else "without noise"
     told = f"the loss falls from {band[0]:.2g} to {band[1]:.2g}, by {fall:.2f} {below}, {sure}"
-    suggestions = {"auto": min(FACTORS[kind] * band[1], float(kept.lr[-1])), **suggest(kept, start)}
+    suggestions = {"auto": min((STAYS if stays else PASSES) * band[1], float(kept.lr[-1])), **suggest(kept, start)}
     return Choice(suggestions, guessing, told, safe, band)
 
 

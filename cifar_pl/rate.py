@@ -81,8 +81,8 @@ def find(cfg: DictConfig, network: nn.Module, data: DataModule, trainer: dict[st
     asked, configured, loader = cfg.lr_finder, float(cfg.optimizer.lr), data.train_dataloader()
     method, total = asked.method, cfg.trainer.max_epochs * len(loader)
     require(method in lr_finder.METHODS, f"lr_finder.method={method}: one of {', '.join(lr_finder.METHODS)}.")
-    kind = complete(
-        schedulers.kind,
+    stays = complete(
+        schedulers.stays,
         "scheduler",
         schedule=build(cfg.scheduler),
         epochs=cfg.trainer.max_epochs,
@@ -91,7 +91,7 @@ def find(cfg: DictConfig, network: nn.Module, data: DataModule, trainer: dict[st
     number = lr_finder.steps(total) if asked.num_training == "auto" else asked.num_training
     log.info("Learning-rate range test: %s steps from %g to %g", number, asked.min_lr, asked.max_lr)
     curve = lr_finder.measure(spare(cfg, network, data), loader, trainer, number, asked.min_lr, asked.max_lr)
-    choice = lr_finder.choose(curve, len(data.load().classes), kind)
+    choice = lr_finder.choose(curve, len(data.load().classes), stays)
     lr, origin = configured, "from the config"
     if choice.suggestions:
         if asked.apply:

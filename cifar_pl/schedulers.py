@@ -17,7 +17,6 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, O
 
 from cifar_pl.errors import require
 
-KINDS = ("cold", "stays", "passes")
 FOLLOWED: Mapping[str, Literal["min", "max"]] = {"val/acc": "max", "val/loss": "min", "train/last_loss": "min"}
 
 
@@ -125,22 +124,21 @@ def plateau(
     return [*first, {"scheduler": scheduler, "reduce_on_plateau": False, "monitor": monitor}]
 
 
-def kind(schedule: Callable[..., list[LRSchedulerConfigType]], epochs: int, total_steps: int) -> str:
-    """One of KINDS: `cold` begins with its rate; else `stays` is near it for 30 % of the steps or more, and `passes`.
+def stays(schedule: Callable[..., list[LRSchedulerConfigType]], epochs: int, total_steps: int) -> bool:
+    """Whether a schedule is near its rate for 30 % of the steps or more; otherwise it only passes it.
 
     `plateau` stays: when it comes down, the validation decides.
     """
     optimizer = SGD([Parameter(torch.zeros(1))], lr=1.0)
     configs = schedule(optimizer, epochs=epochs, total_steps=total_steps)
-    rates = [float(optimizer.param_groups[0]["lr"])]
-    optimizer.step()
-    for _ in range(total_steps - 1):
+    near = 0
+    optimizer.step()  # or torch warns
+    for _ in range(total_steps):
+        near += optimizer.param_groups[0]["lr"] >= 0.9
         for config in configs:
             if config.get("interval") == "step":
                 config["scheduler"].step()
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-    near = sum(rate >= 0.9 for rate in rates) / total_steps
-    return "cold" if rates[0] == 1 else "stays" if near >= 0.3 else "passes"
+    return near >= 0.3 * total_steps
 
 
 def _warmup(optimizer: Optimizer, warmup: float, epochs: int, total_steps: int) -> list[LRSchedulerConfigType]:

@@ -23,8 +23,8 @@ def curve(noise: float = 0.0, centre: float = -2.0, n: int = 100, seed: int = 0,
     return Curve(10**x, loss + np.random.default_rng(seed).normal(0, noise, n))
 
 
-def found(curve: Curve, classes: int = 10, kind: str = "passes") -> dict[str, float]:
-    return choose(curve, classes, kind).suggestions
+def found(curve: Curve, classes: int = 10, stays: bool = True) -> dict[str, float]:
+    return choose(curve, classes, stays).suggestions
 
 
 @pytest.mark.parametrize("centre", [-3.0, -2.5, -2.0])
@@ -71,11 +71,12 @@ def walled(depth_behind: float) -> Curve:
 
 @pytest.mark.parametrize("depth_behind", [0.1, 0.29, 0.6])
 def test_auto_depends_on_where_the_first_fall_ends_and_not_on_what_comes_behind_the_wall(depth_behind: float) -> None:
-    choice = choose(walled(depth_behind), 10, "stays")
+    choice = choose(walled(depth_behind), 10, stays=True)
     assert choice.band is not None
     assert 0.01 <= choice.band[1] <= 0.02  # smoothing a sharp wall shifts it down
-    for kind, factor in lr_finder.FACTORS.items():
-        assert choose(walled(depth_behind), 10, kind).suggestions["auto"] == pytest.approx(factor * choice.band[1])
+    assert choice.suggestions["auto"] == pytest.approx(lr_finder.STAYS * choice.band[1])
+    passes = choose(walled(depth_behind), 10, stays=False)
+    assert passes.suggestions["auto"] == pytest.approx(lr_finder.PASSES * choice.band[1])
     assert (choice.suggestions["minimum"] > 0.3) == (depth_behind > 0.3)
 
 
@@ -97,7 +98,7 @@ def test_noise_alone_gives_no_rate() -> None:
 def test_a_hopeless_curve_gives_a_reason_and_the_largest_rate_that_did_no_harm(
     loss: NDArray[np.float64], safe: float
 ) -> None:
-    choice = choose(Curve(np.logspace(-4, 0, 100), loss), 10, "passes")
+    choice = choose(Curve(np.logspace(-4, 0, 100), loss), 10, stays=True)
     assert not choice.suggestions
     assert "the loss" in choice.told
     assert safe / 2 < choice.safe < 2 * safe
@@ -197,10 +198,6 @@ def test_it_ends_at_a_loss_that_is_not_finite_and_not_before(
     assert 10 < len(measured.loss) == len(measured.lr) < 60
     assert np.isfinite(measured.loss[:-1]).all()
     assert not np.isfinite(measured.loss[-1])
-
-
-def test_every_kind_of_schedule_has_a_factor() -> None:
-    assert {*lr_finder.FACTORS} == {*schedulers.KINDS}
 
 
 def test_the_methods_are_the_ones_that_choose_offers() -> None:

@@ -39,7 +39,7 @@ def test_a_suggestion_is_judged_by_factor_and_points() -> None:
     falls = np.log(10) - np.interp(x, [-3, -2.5, -1.5, 0], [0, 0, 0.5, -1])
     judged = rates.judged(facts, [{"lr": 10**x, "loss": falls, "batch": 128}])["onecycle"]["auto"]
     rate = float(judged["rates"])
-    assert rate == pytest.approx(lr_finder.FACTORS["passes"] * 10**-1.5, rel=0.25)
+    assert rate == pytest.approx(lr_finder.PASSES * 10**-1.5, rel=0.25)
     assert judged["largest_factor"] == pytest.approx(max(rate / 0.1, 0.1 / rate), rel=1e-3)
     assert judged["mean_regret"] == pytest.approx(abs(np.log10(rate / 0.1)) * (20 if rate > 0.1 else 10), rel=1e-2)
 

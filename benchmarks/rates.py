@@ -52,11 +52,18 @@ SWEEPS: Mapping[str, tuple[Sequence[float], Sequence[str]]] = {
     "plateau, batches of 512": (RATES[2:5], (*PLATEAU, *SHORT, *B512)),
     "multistep, batches of 512": (RATES[3:6], (*MULTISTEP, *SHORT, *B512)),
     "onecycle, batches of 512": (RATES[3:6], (*ONECYCLE, *LONGER, *B512)),  # 133 steps
-    "onecycle, 42 steps of 512": (RATES[3:6], (*ONECYCLE, *SHORT, *B512)),  # ten of them to warm up: not judged by
+    "onecycle, 42 steps of 512": (RATES[3:6], (*ONECYCLE, *SHORT, *B512)),  # eleven of them to warm up
     "onecycle, longer": (RATES[2:8], (*ONECYCLE, *LONGER)),
     "plateau, no warm-up": (RATES[:5], (*PLATEAU, "scheduler.warmup=0", *SHORT)),
 }
-JUDGED = ("plateau", "multistep", "onecycle", "plateau, no warm-up")
+# What is judged, and the grid of its batches of 512. Those of 64 have their schedule's own, too.
+JUDGED = {
+    "plateau": "plateau, batches of 512",
+    "multistep": "multistep, batches of 512",
+    "onecycle": "onecycle, batches of 512",
+    "onecycle, 512 by 42 steps": "onecycle, 42 steps of 512",
+    "plateau, no warm-up": "plateau, batches of 512",
+}
 SMALL = (
     "data.source._target_=benchmarks.rates.part",
     f"data.image_size={PIXELS}",
@@ -155,14 +162,16 @@ def at(rate: Any, facts: Mapping[str, Any]) -> Any:
 def judged(grid: Mapping[str, Mapping[str, Any]], tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of each schedule, each method: rates, their factors from the best, and their regrets in points.
 
-    A range test is judged by the grid of its batch size, where there is one.
+    A range test is judged by the grid of its batch size.
     """
     result: dict[str, Any] = {}
     curves = [lr_finder.Curve(np.array(t["lr"]), np.array(t["loss"])) for t in tests]
-    for name in [name for name in JUDGED if name in grid]:
-        stays = schedulers.stays(build(config([*SWEEPS[name][1], *SMALL]).scheduler), 16, 16 * 351)
+    for name, large in JUDGED.items():
+        schedule = name.partition(",")[0]
+        grids = {64: f"{schedule}, batches of 64", 128: name if name in grid else schedule, 512: large}
+        stays = schedulers.stays(build(config([*SWEEPS[schedule][1], *SMALL]).scheduler), 16, 16 * 351)
         choices = [lr_finder.choose(curve, 10, stays) for curve in curves]
-        facts = [grid.get(f"{name}, batches of {t['batch']}", grid[name]) for t in tests]
+        facts = [grid[grids[t["batch"]]] for t in tests]
         for method in lr_finder.METHODS:
             rates = [c.suggestions.get(method, c.safe) for c in choices]
             factors = [max(rate / f["best"], f["best"] / rate) for rate, f in zip(rates, facts, strict=True)]
@@ -188,7 +197,7 @@ def picture(record: Mapping[str, Any]) -> Figure:
         rows.append(label)
         below.plot(rates, [-len(rows)] * len(rates), "|", color=colour, markersize=13, alpha=0.6)
 
-    for n, name in enumerate(JUDGED):
+    for n, name in enumerate(name for name in JUDGED if name in record["grid"]):
         facts = record["grid"][name]
         above.plot(facts["lr"], facts["points"], color=f"C{n}", label=name)
         for lr, values in zip(facts["lr"], facts["seeds"], strict=True):
@@ -196,7 +205,7 @@ def picture(record: Mapping[str, Any]) -> Figure:
         below.plot(facts["band"], [-n - 1] * 2, color=f"C{n}", linewidth=14, alpha=0.2, solid_capstyle="butt")
         ticks(f"auto, {name}", rates_of(record, name, "auto"), f"C{n}")
     for method in lr_finder.METHODS[1:]:
-        ticks(method, rates_of(record, JUDGED[0], method), "0.4")
+        ticks(method, rates_of(record, "plateau", method), "0.4")
     above.set(
         xscale="log", ylabel="held-out images right, %", title="Rates: the best of a grid, and what the range test says"
     )

@@ -34,7 +34,7 @@ def test_the_grids_curve_is_straight_between_its_rates_on_the_log_scale() -> Non
 
 
 def test_a_suggestion_is_judged_by_factor_and_points() -> None:
-    facts = {"onecycle": {"lr": [0.01, 0.1, 1.0], "points": [40.0, 50.0, 30.0], "best": 0.1}}
+    facts = dict.fromkeys(rates.SWEEPS, {"lr": [0.01, 0.1, 1.0], "points": [40.0, 50.0, 30.0], "best": 0.1})
     x = np.linspace(-3, 0, 160)
     falls = np.log(10) - np.interp(x, [-3, -2.5, -1.5, 0], [0, 0, 0.5, -1])
     judged = rates.judged(facts, [{"lr": 10**x, "loss": falls, "batch": 128}])["onecycle"]["auto"]

@@ -18,9 +18,9 @@ def test_the_rule_still_says_what_the_record_says() -> None:
     assert len(tests) == 60
     again = rates.judged(record["grid"], tests)
     for schedule, methods in record["judged"].items():
-        for method, was in methods.items():
-            now, then = (np.array(m["rates"].split(), float) for m in (again[schedule][method], was))
-            assert np.mean(np.abs(np.log(now / then)) > 0.05) <= 0.1  # the record's losses are rounded
+        now, then = (np.array(m["auto"]["rates"].split(), float) for m in (again[schedule], methods))
+        # One step of the curve at most: the record has the losses rounded, and of the rates the first and the last.
+        np.testing.assert_allclose(now, then, rtol=0.2)
 
 
 def test_the_grids_curve_is_straight_between_its_rates_on_the_log_scale() -> None:
@@ -34,7 +34,7 @@ def test_the_grids_curve_is_straight_between_its_rates_on_the_log_scale() -> Non
 
 
 def test_a_suggestion_is_judged_by_factor_and_points() -> None:
-    facts = dict.fromkeys(rates.SWEEPS, {"lr": [0.01, 0.1, 1.0], "points": [40.0, 50.0, 30.0], "best": 0.1})
+    facts = {name: {"lr": [0.01, 0.1, 1.0], "points": [40.0, 50.0, 30.0], "best": 0.1} for name in rates.SWEEPS}
     x = np.linspace(-3, 0, 160)
     falls = np.log(10) - np.interp(x, [-3, -2.5, -1.5, 0], [0, 0, 0.5, -1])
     judged = rates.judged(facts, [{"lr": 10**x, "loss": falls, "batch": 128}])["onecycle"]["auto"]

@@ -175,9 +175,10 @@ def choose(curve: Curve, classes: int, stays: bool) -> Choice:
         stays: Whether the schedule stays at its rate for long, see `schedulers.stays`.
     """
     kept, guessing = finite(curve), math.log(classes)
-    safe, smooth = _safe(kept), kept.smooth
+    safe = _safe(kept)
     if len(kept.loss) < LEAST_POINTS:
         return Choice({}, guessing, f"the loss was finite for only {len(kept.loss)} steps", safe)
+    smooth = kept.smooth
     start = min(guessing, float(smooth[0]))
     noise = kept.noise
     least = max(LEAST_FALL * start, LEAST_SIGMAS * noise) / (2 if _means(kept).max() > WALL * kept.top else 1)

@@ -99,8 +99,8 @@ def find(cfg: DictConfig, network: nn.Module, data: DataModule, trainer: dict[st
         else:
             origin += f"; range test, {method}: {choice.suggestions[method]:.3g}"
         suggested = ", ".join(f"{name} {value:.3g}" for name, value in choice.suggestions.items())
-        log.info("Range test: %s; used: %s", suggested, method if asked.apply else f"optimizer.lr={lr:g}")
-        log.info("Range test: %s.", choice.told)
+        used = method if asked.apply else f"optimizer.lr={lr:g}"
+        log.info("Range test: %s; used: %s; %s", suggested, used, choice.told)
     else:
         if asked.apply:
             lr = min(configured, choice.safe)

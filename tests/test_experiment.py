@@ -76,7 +76,7 @@ def test_the_summary_agrees_with_the_runs_other_files(run: Path) -> None:
     assert summary["val"]["best_acc"] == float(best["val/acc"])
     assert summary["val"]["best_epoch"] == int(best["epoch"]) == checkpoint(run, "best")["epoch"] + 1
     assert summary["lr"]["value"] == json.loads((run / "lr_finder.json").read_text())["lr"]
-    assert summary["lr"]["source"] == "range test, steepest"
+    assert summary["lr"]["source"] == "range test, auto"
     assert checkpoint(run)["hyper_parameters"]["lr"] == summary["lr"]["value"]
     assert summary["parameters"] == 11_173_962
     assert summary["protocol"]["images"] == {"train": 1258, "val": 180, "test": 359}

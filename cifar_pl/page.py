@@ -51,6 +51,7 @@ def write(
     rows = summary.read_metrics(run_dir / rundir.METRICS)
     known = ("epochs", "seconds", "images_per_second")  # of an unfinished run, too
     run = {**{key: value for key, value in summary.training(rows).items() if key in known}, **facts}
+    finder = rundir.read_json(run_dir / rundir.FINDER) if (run_dir / rundir.RANGE_TEST).exists() else None
     calibrated = calibration.summary(predictions) if "test" in predictions else {}
     doubted = {split: suspects(p) for split, p in predictions.items()}
     text = render(
@@ -66,8 +67,8 @@ def write(
         accuracy={split: _accuracy(p) for split, p in predictions.items()},
         per_class={s: _per_class(p, classes) for s, p in predictions.items()},
         calibration=calibrated,
-        finder=rundir.read_json(run_dir / rundir.FINDER) if (run_dir / rundir.FINDER).exists() else None,
-        charts=_charts(run_dir, rows, predictions.get("test"), calibrated.get("temperature")),
+        finder=finder,
+        charts=_charts(run_dir, rows, finder, predictions.get("test"), calibrated.get("temperature")),
         augmentations=_grid(run_dir / "figures/augmentations.png"),
         gallery=gallery,
         methods=METHODS,
@@ -97,16 +98,19 @@ def tile(image: NDArray[np.uint8]) -> str:
 
 
 def _charts(
-    run_dir: Path, rows: Sequence[Mapping[str, float]], test: Predictions | None, temperature: float | None
+    run_dir: Path,
+    rows: Sequence[Mapping[str, float]],
+    finder: Mapping[str, Any] | None,
+    test: Predictions | None,
+    temperature: float | None,
 ) -> dict[str, str]:
     """Curves, range test and reliability, as far as the run has them, as SVG."""
     charts = {}
     if rows:
         charts["curves"] = figures.curves(rows)
-    if (run_dir / rundir.RANGE_TEST).exists():
-        found = rundir.read_json(run_dir / rundir.FINDER)
+    if finder:
         lr, loss, smooth = np.loadtxt(run_dir / rundir.RANGE_TEST, delimiter=",", skiprows=1, ndmin=2).T
-        shown = (found["suggestions"], found["lr"], found.get("guessing"), found.get("band"))
+        shown = (finder["suggestions"], finder["lr"], finder.get("guessing"), finder.get("band"))
         charts["finder"] = figures.lr_curve(lr, loss, smooth, *shown)
     if test is not None:
         bins = {"as trained": calibration.reliability(test)}

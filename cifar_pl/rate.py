@@ -42,9 +42,9 @@ def choose(
     if cfg.resume:
         checkpoint, _ = checkpoints.read(run_dir / rundir.LAST, network)
         lr = checkpoint["hyper_parameters"]["lr"]
-    elif "num_training" in cfg.lr_finder and measure:
+    elif cfg.lr_finder.enabled and measure:
         find(cfg, network, data, trainer, run_dir)
-    if "num_training" in cfg.lr_finder:  # measured just now, by the first process, or before the run was interrupted
+    if cfg.lr_finder.enabled:  # measured just now, by the first process, or before the run was interrupted
         file, end = run_dir / rundir.FINDER, time.monotonic() + (0 if cfg.resume or measure else PATIENCE)
         while not file.exists() and time.monotonic() < end:
             time.sleep(0.1)

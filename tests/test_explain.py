@@ -37,8 +37,11 @@ def test_layers_method_split_order_and_pair_can_be_chosen(own_run: Path, ask: As
     assert text.count('class="case"') == 7
     assert text.count("heat map of layer2 for") == 2 * 2 * 7  # as alternative text and as a title
 
-    true = predicted = shown[0]["true"]
-    pair = ["--pair", true, predicted, "--correct", "--by", "random", "--seed", 3, "--number", 4]
+    run = saved.find(str(own_run))
+    assert run.said is not None
+    # Which classes a short run gets right differs between machines: take the best one.
+    true = run.classes[run.said.confusion(len(run.classes)).diagonal().argmax()]
+    pair = ["--pair", true, true, "--correct", "--by", "random", "--seed", 3, "--number", 4]
     for out in ("b", "c"):
         assert ask(explain.main, own_run, *pair, "--out", tmp_path / out) == 0
     assert (tmp_path / "b/gallery.csv").read_text() == (tmp_path / "c/gallery.csv").read_text()

@@ -182,7 +182,7 @@ def choose(curve: Curve, classes: int, stays: bool) -> Choice:
     start = min(guessing, float(smooth[0]))
     noise = kept.noise
     least = max(LEAST_FALL * start, LEAST_SIGMAS * noise) / (2 if _means(kept).max() > WALL * kept.top else 1)
-    begin, end = _first_fall(smooth, start, least)
+    begin, end = _first_fall(kept, start, least)
     fall, below = start - float(smooth[end]), f"below {'guessing' if start == guessing else 'its start'} ({start:.3f})"
     if fall < least:
         told = f"the loss fell by {max(fall, 0):.3f} {below}; less than {least:.3f} says nothing"
@@ -216,14 +216,16 @@ def suggest(curve: Curve, start: float) -> dict[str, float]:
     }
 
 
-def _first_fall(smooth: NDArray[np.float64], start: float, least: float) -> tuple[int, int]:
+def _first_fall(curve: Curve, start: float, least: float) -> tuple[int, int]:
     """Where the first fall below `start` that is deeper than `least` has a tenth of its depth, and where it ends.
 
-    It ends at the lowest point before the loss is halfway back to `start`, or of all where it never is.
+    It ends at the lowest point before the wall: before the smoothed loss is halfway back to `start`, or the losses
+    are above where they began. If there is no wall, it ends at the lowest point of all.
     """
+    smooth = curve.smooth
     depth = np.maximum.accumulate(start - smooth)
-    back = (start - smooth < depth / 2) & (depth >= least)
-    end = int(np.argmin(smooth[: int(np.argmax(back))] if back.any() else smooth))
+    wall = ((start - smooth < depth / 2) | (_means(curve) > curve.top)) & (depth >= least)
+    end = int(np.argmin(smooth[: int(np.argmax(wall))] if wall.any() else smooth))
     begun = start - smooth[: end + 1] >= 0.1 * (start - smooth[end])
     return int(np.argmax(begun)), end
 
@@ -231,13 +233,13 @@ def _first_fall(smooth: NDArray[np.float64], start: float, least: float) -> tupl
 def _safe(curve: Curve) -> float:
     """The largest rate before the mean of three losses is above each of the first tenth."""
     above = _means(curve) > curve.top
-    return float(curve.lr[max(int(np.argmax(above)) - 1, 0) if above.any() else -1])
+    return float(curve.lr[max(int(np.argmax(above)) - 2, 0) if above.any() else -1])
 
 
 def _means(curve: Curve) -> NDArray[np.float64]:
-    """Of three losses each; of fewer than three, all."""
-    width = min(3, len(curve.loss))
-    return np.convolve(curve.loss, np.full(width, 1 / width), mode="valid")
+    """Of each loss and its two neighbours; the first and the last count twice."""
+    padded = np.pad(curve.loss, 1, mode="edge")
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
 def finite(curve: Curve) -> Curve:

@@ -80,6 +80,19 @@ def test_auto_depends_on_where_the_first_fall_ends_and_not_on_what_comes_behind_
     assert (choice.suggestions["minimum"] > 0.3) == (depth_behind > 0.3)
 
 
+def test_a_narrow_wall_that_the_smoothing_hides_is_one_too() -> None:
+    """As CIFAR-10 at full size with cutout: the losses rise above where they began, their smoothed curve does not."""
+    x = np.linspace(-3, 0, 169)
+    knots = [-3, -2.7, math.log10(0.018), math.log10(0.05), math.log10(0.06), math.log10(0.07), math.log10(0.4), 0]
+    below = [-0.1, 0, 0.25, 0.2, -0.7, 0.3, 0.35, 0.3]
+    curve = Curve(10**x, math.log(10) - np.interp(x, knots, below))
+    choice = choose(curve, 10, stays=True)
+    assert choice.band is not None
+    behind = math.log(10) - curve.smooth[curve.lr > 0.018]
+    assert behind.min() > 0.13  # more than half of the first fall stays
+    assert 0.01 <= choice.band[1] <= 0.025
+
+
 def test_noise_alone_gives_no_rate() -> None:
     lr = np.logspace(-5, 0, 100)
     for scatter in (0.02, 0.2):

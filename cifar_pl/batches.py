@@ -34,7 +34,7 @@ class EpochSampler(Sampler[Key]):
     The order of an epoch depends on `(seed, epoch)` alone. Of several processes each gets every `world_size`-th row, so
     that a step of all of them together has the images that one process would have given it. Where the rows are
     shuffled, to train on, shares have the same length; otherwise every row is in one, and one may be a row
-    longer than another. Lightning calls `set_epoch`, after a resume too.
+    longer than another. Lightning calls `set_epoch`.
     """
 
     def __init__(self, rows: NDArray[np.int64], seed: int | None, rank: int = 0, world_size: int = 1) -> None:

@@ -169,11 +169,12 @@ class Classifier(LightningModule):
             scheduler.step()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """A fresh optimizer and schedule for the run that the trainer plans.
+        """A fresh optimizer and schedule for the run that the trainer plans, at the rate of the first process.
 
         Raises:
             UserError: an argument of the optimizer or the schedule does not exist or is out of range.
         """
+        self.hparams["lr"] = self.trainer.strategy.broadcast(self.hparams["lr"])
         optimizer = complete(self._make_optimizer, "optimizer", params=self.network.parameters(), lr=self.hparams["lr"])
         schedulers = complete(
             self._make_scheduler,

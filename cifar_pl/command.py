@@ -1,6 +1,7 @@
 """What stands around `train.py` on a shell: resolvers, `resume=`, signals, one message per mistake."""
 
 import logging
+import math
 import os
 import re
 import secrets
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_pl import processes, resume, rundir, shipped
 from cifar_pl.errors import Pruned, UserError, full_key, nearest
+from cifar_pl.monitors import MONITORS
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 REQUEUE = 128 + signal.SIGUSR1
@@ -108,13 +110,16 @@ class Failed(BaseException):
 def register_resolvers() -> None:
     """What the config calls.
 
-    `${run_id:}`: four hex digits, one per process; `${share:X,N}`: of N; `${hydra_dir:DIR}`: where in a run
+    `${run_id:}`: four hex digits, one per process; `${share:X,N}`: of N, rounded down; `${direction:M}`: min or max;
+    `${hydra_dir:DIR}`: where in a run
     directory Hydra may write.
     """
     run_id, started = secrets.token_hex(2), processes.started()  # now: Lightning will say how many it starts, too
     OmegaConf.register_new_resolver("run_id", lambda: _alone(run_id, started), replace=True)
     OmegaConf.register_new_resolver("hydra_dir", _hydra_dir, replace=True)
-    OmegaConf.register_new_resolver("share", lambda share, of: int(share * of), replace=True)
+    # A share such as 0.7 of 90 is 62.99999999999999 in binary.
+    OmegaConf.register_new_resolver("share", lambda share, of: math.floor(share * of + 1e-9), replace=True)
+    OmegaConf.register_new_resolver("direction", lambda monitor: MONITORS.get(monitor, "max"), replace=True)
 
 
 def explain(error: BaseException) -> str:
@@ -160,7 +165,7 @@ def _alone(run_id: str, started: int) -> str:
 
 def _hydra_dir(run_dir: str) -> str | None:
     """Nowhere in further processes, for the first one writes, nor where a run is: this one will be refused."""
-    return None if processes.rank() or rundir.is_run(Path(run_dir)) else ".hydra"
+    return None if processes.rank() or rundir.begun(Path(run_dir)) else ".hydra"
 
 
 def safe(text: object) -> str:

@@ -14,7 +14,8 @@ from scipy.stats import t as student
 
 from cifar_pl import rundir, summary
 from cifar_pl.errors import UserError, require
-from cifar_pl.resume import flat, key_of
+from cifar_pl.resume import key_of
+from cifar_pl.shipped import flat
 
 REPLICATES = ("seed", "data.fold")  # what repeats a configuration
 # Of a resolved config: what repeats it, says where it ran, or only joins what stands elsewhere in it.

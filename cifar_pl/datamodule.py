@@ -97,6 +97,15 @@ class DataModule(LightningDataModule):
         self._num_workers, self._split_seed, self._seed = num_workers, split_seed, seed
         self._start_scale, self._start_epochs = start_scale, start_epochs
         self._source: Source | None = None
+        self._first_epoch = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch after this checkpoint's."""
+        return {"epoch": self.trainer.current_epoch + 1 if self.trainer else 0}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begin there. Lightning tells the sampler only after loader workers have fetched the first batches."""
+        self._first_epoch = state_dict["epoch"]
 
     def load(self) -> Source:
         """Read the images, split them, and measure their colours; the second call does nothing.
@@ -206,12 +215,14 @@ class DataModule(LightningDataModule):
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         gpu = self.trainer.strategy.root_device.type == "cuda" if self.trainer else torch.cuda.is_available()
         workers = (min(hardware.cores(), 8) if gpu else 0) if self._num_workers == "auto" else int(self._num_workers)
+        sampler = EpochSampler(self._rows[split], seed, rank, processes)
+        sampler.set_epoch(self._first_epoch)
         return DataLoader(
             self._sets[split],
             # A share of val or test may need a batch more than another: without gradients, torch's DDP waits for the
             # other processes at the first batch only, and everybody has that one.
             batch_size=self.each(processes),
-            sampler=EpochSampler(self._rows[split], seed, rank, processes),
+            sampler=sampler,
             drop_last=split == "train",
             num_workers=workers,
             collate_fn=_whole_batch,

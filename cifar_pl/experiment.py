@@ -34,12 +34,11 @@ from cifar_pl.callbacks import EpochLog, FirstSteps, Guard, Misclassified, Progr
 from cifar_pl.classifier import Classifier
 from cifar_pl.datamodule import DataModule
 from cifar_pl.errors import Pruned, require
+from cifar_pl.monitors import MONITORS
 from cifar_pl.network import whiten
-from cifar_pl.schedulers import FOLLOWED
 
 log = logging.getLogger(__name__)
 
-MONITORS = {name: mode for name, mode in FOLLOWED.items() if name.startswith("val/")}
 LARGEST = 1024  # pixels
 WHITENING = 500  # images: half a million patches for a covariance of 27 x 27
 USES = {"train": "train on", "val": "validate on", "test": "test on"}
@@ -55,15 +54,15 @@ def run(cfg: DictConfig) -> float | None:
         UserError: the config asks for something that cannot be done.
     """
     run_dir = Path(cfg.run_dir)
-    if processes.requeued() and rundir.is_run(run_dir):
-        cfg.resume = str(run_dir) if (run_dir / rundir.LAST).is_file() else None  # without, it begins again
-    elif not cfg.resume and processes.rank() == 0:
+    goes_on = bool(cfg.resume) or (processes.requeued() and rundir.is_run(run_dir))
+    if goes_on:
+        cfg = resume.config(cfg, run_dir)
+    elif processes.rank() == 0:
         rundir.require_new(run_dir)
-    if cfg.resume:
-        resume.check(cfg, run_dir)  # before a file is touched
     matplotlib.use("Agg")
     hardware.keep_memory()
-    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+    typed = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+    overrides = resume.merged(resume.overrides(run_dir) if goes_on else [], typed)
     origin = {**summary.provenance(), "overrides": overrides}  # now: the code may have changed when the run ends
     if cfg.resume and (before := rundir.read_json(run_dir / rundir.STATUS).get("git")) != origin["git"]:
         log.warning("!! The run was begun by other code (%s) than goes on with it (%s).", before, origin["git"])
@@ -79,7 +78,9 @@ def run(cfg: DictConfig) -> float | None:
 def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None:
     _check(cfg)
     if processes.rank() == 0:
-        rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        kept = cfg.copy()
+        kept.data.root = str(Path(cfg.data.root).absolute())  # whoever explains the run may stand elsewhere
+        rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(kept, resolve=True))
         rundir.write(run_dir / resume.OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
     data: DataModule = build(cfg.datamodule)
     classes = data.load().classes
@@ -90,14 +91,14 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     accelerator = hardware.accelerator(cfg.trainer.accelerator)
     precision = hardware.precision(cfg.precision, accelerator)
 
-    throwaway = {"accelerator": accelerator, "precision": precision, "devices": 1, "default_root_dir": run_dir}
-    lr, lr_source = rate.choose(cfg, network, data, throwaway, run_dir, processes.rank() == 0)
-    machine = hardware.describe()
-    log.info("Rate %g (%s), %s on %s, %d threads", lr, lr_source, precision, machine["cpu"], machine["threads"])
-    classifier: Classifier = complete(build(cfg.classifier), "classifier", network=network, classes=classes, lr=lr)
-    if not cfg.compile:  # sizes and FLOPs in the model summary; a compiled network would be compiled for them first
-        classifier.example_input_array = data.batch("train", cfg.trainer.max_epochs, 1).image
+    # What may refuse comes before the range test, which takes minutes.
+    known = {"network": network, "classes": classes, "lr": float(cfg.optimizer.lr)}
+    classifier: Classifier = complete(build(cfg.classifier), "classifier", **known)
+    sample = data.batch("train", cfg.trainer.max_epochs, 1).image
     callbacks = _callbacks(cfg, bool(data.size("val")))
+    for callback in callbacks:
+        if isinstance(callback, Misclassified):
+            callback.check(network, sample)
     trainer: Trainer = complete(
         build(cfg.trainer),
         "trainer",
@@ -109,12 +110,20 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         enable_progress_bar=any(isinstance(c, Progress) for c in callbacks),
         **unvalidated(data),
     )
-    if cfg.compile:
-        network.compile()  # in place: no `_orig_mod.` in checkpoints, and copies of it are not compiled
     if (several := trainer.world_size) > 1:
         log.info("%d processes, %d images each per step", several, data.each(several))
     # They open late, and may refuse.
     complete(lambda: [logger.experiment for logger in trainer.loggers], "logger")  # type: ignore[attr-defined]
+
+    throwaway = {"accelerator": accelerator, "precision": precision, "devices": 1, "default_root_dir": run_dir}
+    lr, lr_source = rate.choose(cfg, network, data, throwaway, run_dir, processes.rank() == 0)
+    machine = hardware.describe()
+    log.info("Rate %g (%s), %s on %s, %d threads", lr, lr_source, precision, machine["cpu"], machine["threads"])
+    classifier.hparams["lr"] = lr
+    if not cfg.compile:  # sizes and FLOPs in the model summary; a compiled network would be compiled for them first
+        classifier.example_input_array = sample
+    if cfg.compile:
+        network.compile()  # in place: no `_orig_mod.` in checkpoints, and copies of it are not compiled
     last = str(run_dir / rundir.LAST) if cfg.resume else None
     trainer.fit(classifier, datamodule=data, ckpt_path=last, weights_only=True)
     if any(getattr(c, "pruned", False) for c in callbacks):
@@ -137,7 +146,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
                 **({"acc_tta": float(trainer.callback_metrics["test/acc_tta"])} if cfg.tta == "flip" else {}),
                 "acc_per_class": {score.name: score.recall for score in scores},
             },
-            **summary.training(rows, cfg.monitor, cfg.mode, cfg.target_acc),
+            **summary.training(rows, cfg.monitor, cfg.target_acc),
             "lr": {"value": lr, "source": lr_source},
             "calibration": calibration.summary(said),
             "parameters": sum(p.numel() for p in network.parameters()),
@@ -190,8 +199,17 @@ def _check(cfg: DictConfig) -> None:
     require(
         cfg.monitor in MONITORS, f"monitor={cfg.monitor}: one of {', '.join(MONITORS)}; the test set selects nothing."
     )
+    for name, node in cfg.callbacks.items():
+        watched = node.get("monitor") if node else None
+        require(
+            watched in (None, *MONITORS),
+            f"callbacks.{name}.monitor={watched}: one of {', '.join(MONITORS)}; the test set selects nothing.",
+        )
+    kept = (cfg.callbacks.get("best") or {}).get("monitor", cfg.monitor)
     require(
-        cfg.mode == MONITORS[cfg.monitor], f"mode={cfg.mode}: monitor={cfg.monitor} needs mode={MONITORS[cfg.monitor]}."
+        kept == cfg.monitor,
+        f"callbacks.best.monitor={kept}: the best checkpoint is chosen by the run's monitor={cfg.monitor}. "
+        f"Take monitor={kept}.",
     )
     require(
         HydraConfig.get().mode != RunMode.MULTIRUN or cfg.trainer.devices in (1, "1", "auto"),
@@ -238,10 +256,6 @@ def _callbacks(cfg: DictConfig, validates: bool) -> list[Callback]:
         if node is None:
             continue
         watched = node.get("monitor")
-        require(
-            watched in (None, *MONITORS),
-            f"callbacks.{name}.monitor={watched}: one of {', '.join(MONITORS)}; the test set selects nothing.",
-        )
         if watched and not validates:
             require(name == "best", f"callbacks.{name} watches {watched}, but data.val_size=0 leaves no validation.")
             log.info("No validation (data.val_size=0): no best checkpoint is kept, the last one is tested.")
@@ -251,5 +265,5 @@ def _callbacks(cfg: DictConfig, validates: bool) -> list[Callback]:
     if hydra.mode == RunMode.MULTIRUN and (study := Path(hydra.sweep.dir) / rundir.STUDY).exists():
         from cifar_pl.callbacks.prune import Prune  # optuna is optional
 
-        callbacks.append(Prune(study, Path(cfg.run_dir).name, cfg.monitor, cfg.mode))
+        callbacks.append(Prune(study, Path(cfg.run_dir).name, cfg.monitor))
     return [*callbacks, Progress()] if sys.stdout.isatty() else callbacks

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from cifar_pl.errors import require
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 1800.0  # seconds that further processes wait for the first one's range test, as long as torch waits for one
-
 
 def choose(
     cfg: DictConfig, network: nn.Module, data: DataModule, trainer: dict[str, Any], run_dir: Path, measure: bool
@@ -33,24 +30,22 @@ def choose(
         data: Loaded.
         trainer: Arguments of the range test's throw-away `Trainer`.
         run_dir: Where the range test's files are, or go.
-        measure: Run the range test, where the config asks for one; further processes wait for its file.
+        measure: Run the range test, if the config asks for one. Further processes do not: the classifier takes the
+            first one's rate.
 
     Raises:
-        UserError: the range test's file is missing, for good or for longer than such a test takes.
+        UserError: the run goes on, and its checkpoint is damaged.
     """
     lr, source = float(cfg.optimizer.lr), "from the config"
+    file = run_dir / rundir.FINDER
+    if cfg.lr_finder.enabled and measure and not cfg.resume:
+        find(cfg, network, data, trainer, run_dir)
+    if cfg.lr_finder.enabled and measure and file.is_file():
+        found = rundir.read_json(file)
+        lr, source = found["lr"], found["source"]
     if cfg.resume:
         checkpoint, _ = checkpoints.read(run_dir / rundir.LAST, network)
         lr = checkpoint["hyper_parameters"]["lr"]
-    elif cfg.lr_finder.enabled and measure:
-        find(cfg, network, data, trainer, run_dir)
-    if cfg.lr_finder.enabled:  # measured just now, by the first process, or before the run was interrupted
-        file, end = run_dir / rundir.FINDER, time.monotonic() + (0 if cfg.resume or measure else PATIENCE)
-        while not file.exists() and time.monotonic() < end:
-            time.sleep(0.1)
-        require(file.exists(), f"{file} is missing: the rate is not known. Look for what the first process says.")
-        found = rundir.read_json(file)
-        lr, source = found["lr"], found["source"]
     return lr, source
 
 

@@ -1,60 +1,62 @@
-"""`resume=RUN`: the run's own overrides again, in the run's own directory, contradictions refused; sweeps likewise."""
+"""`resume=RUN`: a run goes on in its own directory with its own config; `sweep.resume=` runs what a sweep lacks."""
 
+import logging
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_pl import rundir
+from cifar_pl import rundir, shipped
 from cifar_pl.errors import require
+
+log = logging.getLogger(__name__)
 
 OVERRIDES = ".hydra/overrides.yaml"
 SWEEP = "multirun.yaml"
 NO_SUBDIR = "hydra.output_subdir=null"  # a refused resume leaves the run's .hydra as it was
-# What may differ: it does not change a single weight.
-FREE = {"resume", "trainer.max_epochs", "data.num_workers"}
-# Only joins or shows what is compared itself.
-WIRING = (
-    "datamodule.",
-    "classifier.optimizer.",
-    "classifier.scheduler.",
-    "classifier.seed",
-    "callbacks.dashboard.hparams.",
-)
+# What may differ, because it does not change a single weight, and where else in a run's config it stands.
+FREE = {
+    "trainer.max_epochs": ("callbacks", "dashboard", "hparams", "training/epochs"),
+    "data.num_workers": ("datamodule", "num_workers"),
+}
+EXPANDED = {"hydra.run.dir", "hydra.output_subdir", "hydra.job.name"}  # by us, and by Lightning for its processes
+# Of a sweep, what cannot run a command on this machine.
+LAUNCH = {"hydra/launcher", "hydra.sweep.dir"} | {
+    f"hydra.launcher.{name}"
+    for name in ("name", "timeout_min", "gpus_per_node", "cpus_per_task", "mem_gb", "array_parallelism", "partition")
+}
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """The command line with `resume=` or `sweep.resume=` expanded: the old overrides, the new ones, the directory.
+    """The command line with `resume=` or `sweep.resume=` expanded: the directory, and for a sweep its overrides.
 
     Raises:
-        UserError: `resume=` with `-m` or `lr_finder=`, or where there is no run or no sweep to resume.
+        UserError: more is given than may differ, or there is no run or no sweep to resume.
     """
     if sweep := _asked(argv, "sweep.resume="):
         return _sweep(argv, Path(sweep))
     asked = _asked(argv, "resume=")
-    if not asked or NO_SUBDIR in argv:
-        return argv  # nothing to expand, or done already: Lightning starts further processes with our own line
+    if not asked:
+        return argv
     require(
         not {"-m", "--multirun"} & set(argv),
         "resume= goes on with one run: leave out -m. For a sweep: python train.py -m sweep.resume=DIR.",
     )
+    expanded = NO_SUBDIR in argv  # Lightning starts further processes with our own line
+    known = {"resume", *FREE} | (EXPANDED if expanded else set())
+    others = [a for a in argv if key_of(a) not in known]
+    directory = Path(asked) if expanded else rundir.find(asked)
     require(
-        not any(a.startswith("lr_finder=") for a in argv),
-        "lr_finder= and resume= exclude each other: the rate of the run is already chosen "
-        "and is read from its checkpoint. Leave out lr_finder=.",
+        not others,
+        f"resume={asked}: a run goes on with its own config, {directory / rundir.CONFIG}; only {' and '.join(FREE)} "
+        f"may be given anew. Leave out {' '.join(others)}, or start a new run with it.",
     )
-    directory = rundir.find(asked)
-    flags = [a for a in argv if a.startswith("-")]
-    new = [a for a in argv if not a.startswith(("-", "resume=", "hydra."))]
-    return [
-        *flags,
-        *_merged(overrides(directory), new),
-        f"resume={quoted(directory)}",
-        f"hydra.run.dir={quoted(directory)}",
-        NO_SUBDIR,
-    ]
+    if expanded:
+        return argv
+    free = [a for a in argv if key_of(a) in FREE]
+    return [*free, f"resume={quoted(directory)}", f"hydra.run.dir={quoted(directory)}", NO_SUBDIR]
 
 
 def _asked(argv: list[str], name: str) -> str | None:
@@ -63,68 +65,81 @@ def _asked(argv: list[str], name: str) -> str | None:
     return values[-1] if values and values[-1] not in ("", "null") else None
 
 
-def _merged(old: list[str], new: list[str]) -> list[str]:
+def merged(old: list[str], new: list[str]) -> list[str]:
+    """Overrides, the last of each key."""
     return list({key_of(a): a for a in [*old, *new]}.values())
 
 
 def _sweep(argv: list[str], directory: Path) -> list[str]:
-    require(
-        (directory / SWEEP).is_file(),
-        f"sweep.resume={directory}: this is not a sweep's directory (it has no {SWEEP}).",
-    )
-    saved: Any = OmegaConf.load(directory / SWEEP)
-    old = [o for o in (*saved.hydra.overrides.task, *saved.hydra.overrides.hydra) if o != "hydra.mode=MULTIRUN"]
+    file = directory / SWEEP
+    require(file.is_file(), f"sweep.resume={directory}: this is not a sweep's directory (it has no {SWEEP}).")
+    saved: Any = OmegaConf.load(file)
+    typed = [OmegaConf.select(saved, f"hydra.overrides.{kind}") for kind in ("task", "hydra")]
+    require(all(OmegaConf.is_list(part) for part in typed), f"{file} names no overrides. It is damaged.")
+    old = [str(o) for part in typed for o in part if o != "hydra.mode=MULTIRUN"]
     require(
         not _asked(argv, "resume="), "resume= goes on with one run, sweep.resume= with a sweep: leave one of them out."
     )
     flags = [a for a in argv if a.startswith("-") and a not in ("-m", "--multirun")]
     require(not flags, f"{' '.join(flags)}: sweep.resume= takes overrides alone.")
     new = [a for a in argv if not a.startswith(("-", "sweep.resume="))]
-    merged = [a for a in _merged(old, new) if not a.startswith(("hydra.sweep.dir=", "sweep.resume="))]
-    return ["-m", *merged, f"sweep.resume={quoted(directory)}", f"hydra.sweep.dir={quoted(directory)}"]
+    again = {key_of(a) for a in new}
+    risky = [o for o in old if key_of(o) not in again and not _harmless(o)]
+    require(
+        not risky,
+        f"sweep.resume={directory}: {file.name} has {' '.join(risky)}, which could run any program. If it is yours, "
+        "type it again.",
+    )
+    kept = [a for a in merged(old, new) if not a.startswith(("hydra.sweep.dir=", "sweep.resume="))]
+    return ["-m", *kept, f"sweep.resume={quoted(directory)}", f"hydra.sweep.dir={quoted(directory)}"]
 
 
-def check(cfg: DictConfig, run_dir: Path) -> None:
-    """Compare a config with the one the run was started with.
+def _harmless(override: str) -> bool:
+    key = key_of(override)
+    return "_target_" not in override and (not key.startswith("hydra") or key in LAUNCH)
+
+
+def config(asked: DictConfig, run_dir: Path) -> DictConfig:
+    """The config of the run in `run_dir`, with what `asked` has typed anew of `FREE`.
+
+    Its `resume` is null if the run ended before its first epoch did: it begins again.
 
     Raises:
-        UserError: naming every option that contradicts the run, or a `trainer.max_epochs` that the
-            schedule does not allow; also where there is nothing to go on from, or nothing left to do.
+        UserError: the config names what this project's do not; the schedule does not allow `trainer.max_epochs`; or
+            there is nothing left to do.
     """
-    saved = OmegaConf.load(run_dir / rundir.CONFIG)
-    assert isinstance(saved, DictConfig)
+    cfg = shipped.of_run(run_dir)
+    shipped.allow(OmegaConf.to_container(cfg), *shipped.targets())
     require(
-        Path(saved.run_dir) == Path(cfg.run_dir),
-        f"resume={run_dir}: the run was made in {saved.run_dir}, and its checkpoints know that path. Move it back.",
+        Path(cfg.run_dir) == Path(asked.run_dir),
+        f"resume={run_dir}: the run was made in {cfg.run_dir}, and its checkpoints know that path. Move it back.",
     )
-    was, now = (flat(OmegaConf.to_container(c, resolve=True)) for c in (saved, cfg))
-    different = [
-        f"{key}={now.get(key)} (the run has {was.get(key)})"
-        for key in sorted(was.keys() | now.keys())
-        if was.get(key) != now.get(key) and key not in FREE and not key.startswith(WIRING)
-    ]
+    planned = cfg.trainer.max_epochs
+    for key, copy in FREE.items():
+        if key in map(key_of, HydraConfig.get().overrides.task):
+            value, (*parents, last) = OmegaConf.select(asked, key), copy
+            OmegaConf.update(cfg, key, value)
+            node: Any = cfg
+            for name in parents:
+                node = node.get(name) if node else None
+            if node:
+                node[last] = value
+    epochs = cfg.trainer.max_epochs
     require(
-        not different,
-        f"resume={run_dir}: a run goes on as it began, but these differ: {'; '.join(different)}. "
-        "Leave them out, or start a new run with them.",
-    )
-    before, after = was["trainer.max_epochs"], now["trainer.max_epochs"]
-    require(
-        after == before or (after > before and _may_grow(saved)),
-        f"trainer.max_epochs={after}: the run was planned for {before} epochs. It may only grow, and only where "
+        epochs == planned or (isinstance(epochs, int) and epochs > planned and _may_grow(cfg)),
+        f"trainer.max_epochs={epochs}: the run was planned for {planned} epochs. It may only grow, and only where "
         "nothing depends on it: a schedule that is constant, plateau, or multistep with milestones in epochs, a "
         "warm-up in epochs, and images of one size throughout (data.start_share=0).",
     )
-    status = rundir.read_json(run_dir / rundir.STATUS)["status"]
     require(
-        status != "finished" or after > before,
-        f"resume={run_dir}: the run is finished. Where its schedule allows more epochs, raise trainer.max_epochs.",
+        rundir.state(run_dir)["status"] != "finished" or epochs > planned,
+        f"resume={run_dir}: the run is finished. If its schedule allows more epochs, raise trainer.max_epochs.",
     )
-    require(
-        (run_dir / rundir.LAST).is_file(),
-        f"resume={run_dir}: it has no {rundir.LAST}, because it ended before its first epoch did. "
-        "There is nothing to go on from: start it again.",
-    )
+    begun = (run_dir / rundir.LAST).is_file()
+    cfg.resume = str(run_dir) if begun else None
+    if not begun:
+        log.info("The run ended before its first epoch did: it begins again.")
+    return cfg
 
 
 def overrides(directory: Path) -> list[str]:
@@ -139,14 +154,8 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists stay whole."""
-    if isinstance(node, Mapping) and node:
-        return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}{key}.").items()}
-    return {prefix[:-1]: node}
-
-
 def _may_grow(cfg: DictConfig) -> bool:
+    """Whether more epochs leave everything before them as it is."""
     scheduler = cfg.scheduler
     name = scheduler["_target_"].rpartition(".")[2]
     if cfg.data.start_share > 0 and cfg.data.start_scale < 1:

@@ -100,7 +100,7 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
     except Timeout:
         raise UserError(f"{run_dir} is in use: another process trains there. Wait for it, or stop it.") from None
     try:
-        for part in run_dir.rglob(f".*{PART}"):  # of a process that was killed
+        for part in (*run_dir.rglob(f".*{PART}"), *run_dir.glob(".lr_find_*.ckpt")):  # of a process that was killed
             part.unlink()
         note("running")
         yield
@@ -141,7 +141,7 @@ def find(name: str) -> Path:
         UserError: there is none.
     """
     if name == "latest":
-        found = [*Path("outputs").glob(f"*/*/{STATUS}"), *Path("multirun").glob(f"*/*/*/{STATUS}")]
+        found = [path for top in ("outputs", "multirun") for path in Path(top).rglob(STATUS) if is_run(path.parent)]
         require(found, "latest: there is no run below outputs/ or multirun/ here.")
         return max(found, key=lambda path: path.stat().st_mtime).parent
     directory = Path(name)
@@ -164,10 +164,15 @@ def is_run(directory: Path) -> bool:
     return (directory / CONFIG).is_file() and (directory / STATUS).is_file()
 
 
+def begun(directory: Path) -> bool:
+    """Whether a run is in this directory, and something of it could be lost."""
+    return is_run(directory) and any((directory / name).exists() for name in (METRICS, LAST, SUMMARY))
+
+
 def require_new(run_dir: Path) -> None:
-    """Raises UserError where a run is in `run_dir` already."""
+    """Raises UserError where a run is in `run_dir` that got through its first epoch."""
     require(
-        not is_run(run_dir),
+        not begun(run_dir),
         f"{run_dir} holds a run already. resume={run_dir} goes on with it; for another one name a new directory.",
     )
 

@@ -1,7 +1,6 @@
 """A run on disk, finished or not: its network with its weights, what it said, its images."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,10 +112,8 @@ def find(name: str) -> Saved:
         checkpoint.is_file(), f"{directory}: it has no checkpoint; it kept none, or ended before its first epoch did."
     )
     try:
-        cfg = OmegaConf.load(directory / rundir.CONFIG)
-        if not isinstance(cfg, DictConfig):
-            raise UserError(f"{directory / rundir.CONFIG} holds no mapping. It is damaged.")
-        allow(OmegaConf.to_container(cfg.model), *NETWORKS)
+        cfg = shipped.of_run(directory)
+        shipped.allow(OmegaConf.to_container(cfg.model), *NETWORKS)
         content = checkpoints.load(checkpoint)
         classes = list(content["hyper_parameters"]["classes"])
         network = complete(build(cfg.model), "model", num_classes=len(classes), mean=[0.0] * 3, std=[1.0] * 3)
@@ -158,12 +155,12 @@ def images(cfg: DictConfig, augment: bool = False) -> DataModule:
     """
     plain: Any = OmegaConf.to_container(cfg.datamodule)
     transforms = {name: node for name, node in plain.pop("augment").items() if augment}
-    allow(transforms, *shipped.targets())
+    shipped.allow(transforms, *shipped.targets())
     source = {key: value for key, value in plain.pop("source").items() if key in SOURCE_ARGUMENTS}
-    allow(source, *SOURCES)
+    shipped.allow(source, *SOURCES)
     nested = [key for key, value in source.items() if isinstance(value, (dict, list))]
     require(not nested, f"The run's {rundir.CONFIG} has more than a plain value for {nested} of its source.")
-    allow(plain, "cifar_pl.datamodule.DataModule")
+    shipped.allow(plain, "cifar_pl.datamodule.DataModule")
     data: DataModule = build(OmegaConf.create({**plain, "source": source, "augment": transforms}), "datamodule")
     return data
 
@@ -171,29 +168,3 @@ def images(cfg: DictConfig, augment: bool = False) -> DataModule:
 def _tested(directory: Path) -> Path:
     best = directory.resolve() / rundir.BEST
     return best if best.exists() else directory.resolve() / rundir.LAST
-
-
-def allow(node: Any, *targets: str) -> None:
-    """Refuse a node of a config, as plain values, that would have anything else built than `targets`.
-
-    Raises:
-        UserError: it names something else.
-    """
-    for key, value in _leaves(node):
-        if key == "_target_":
-            require(
-                value in targets, f"The run's {rundir.CONFIG} names {value}; it may only name {', '.join(targets)}."
-            )
-        # A run writes its config resolved.
-        require("${" not in str(value), f"The run's {rundir.CONFIG} has {value!r}, which is not for a run's config.")
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for inner in node:
-            yield from _leaves(node[inner], str(inner))
-    elif isinstance(node, list):
-        for inner in node:
-            yield from _leaves(inner)
-    else:
-        yield key, node

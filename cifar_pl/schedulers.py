@@ -6,8 +6,7 @@ warm up to. Each scheduler multiplies the rate in place, so that a warm-up and a
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 from pytorch_lightning.utilities.types import LRSchedulerConfigType
@@ -16,8 +15,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau
 
 from cifar_pl.errors import require
-
-FOLLOWED: Mapping[str, Literal["min", "max"]] = {"val/acc": "max", "val/loss": "min", "train/last_loss": "min"}
+from cifar_pl.monitors import FOLLOWED
 
 
 def constant(optimizer: Optimizer, *, epochs: int, total_steps: int, warmup: float = 0) -> list[LRSchedulerConfigType]:

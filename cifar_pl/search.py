@@ -16,6 +16,7 @@ from sqlalchemy import URL
 
 from cifar_pl import rundir
 from cifar_pl.errors import require
+from cifar_pl.monitors import MONITORS
 from cifar_pl.slots import Slot, Work
 from cifar_pl.sweep import Check, Job, Sweep
 
@@ -57,7 +58,7 @@ def trials(config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], chec
 
     sweep.total = wanted.trials
     sweep.directory.mkdir(parents=True, exist_ok=True)
-    study = load(sweep.directory / rundir.STUDY, config.mode)
+    study = load(sweep.directory / rundir.STUDY, config.monitor)
     begun_with = study.user_attrs.get("fixed", known := {"overrides": sorted(fixed), "monitor": config.monitor})
     require(
         begun_with == known,
@@ -88,14 +89,14 @@ def trials(config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], chec
     return [*(partial(one, known=t) for t in begun), *[one] * max(0, new)]
 
 
-def load(path: Path, mode: str) -> optuna.Study:
-    """The study in an SQLite file, or a new one; `mode` is max or min."""
+def load(path: Path, monitor: str) -> optuna.Study:
+    """The study in an SQLite file, or a new one, which looks for the best `monitor`."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Patience, because every trial's process writes into this file.
     url = str(URL.create("sqlite", database=str(path)))  # whatever its name holds
     storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCKED}})
-    direction: Literal["minimize", "maximize"] = "maximize" if mode == "max" else "minimize"
+    direction: Literal["minimize", "maximize"] = "maximize" if MONITORS[monitor] == "max" else "minimize"
     return optuna.create_study(study_name=NAME, storage=storage, direction=direction, load_if_exists=True)
 
 

@@ -1,15 +1,17 @@
 """What the shipped configs say: every key, and the kind of value that it takes."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
-from cifar_pl.errors import require
-from cifar_pl.resume import flat
+from cifar_pl import rundir
+from cifar_pl.errors import UserError, require
 
 CONF = Path(__file__).parents[1] / "conf"
 FREE = {"trainer.devices"}  # a number, a list of them, or auto: Lightning looks at it
@@ -32,6 +34,44 @@ def values() -> Mapping[str, list[Any]]:
 def targets() -> set[str]:
     """Every `_target_` that the files name."""
     return {str(one) for key, found in values().items() if key.endswith("._target_") for one in found}
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists stay whole."""
+    if isinstance(node, Mapping) and node:
+        return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+    return {prefix[:-1]: node}
+
+
+def of_run(directory: Path) -> DictConfig:
+    """The config of the run in `directory`, as it is on disk.
+
+    Raises:
+        UserError: the file holds no mapping.
+    """
+    file = directory / rundir.CONFIG
+    try:
+        config = OmegaConf.load(file)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}. It is damaged.") from error
+    require(isinstance(config, DictConfig), f"{file} holds no mapping. It is damaged.")
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def allow(node: Any, *targets: str) -> None:
+    """Refuse a node of a config, as plain values, that would have anything else built than `targets`.
+
+    Raises:
+        UserError: it names something else.
+    """
+    for key, value in _leaves(node):
+        if key == "_target_":
+            require(
+                value in targets, f"The run's {rundir.CONFIG} names {value}; it may only name {', '.join(targets)}."
+            )
+        # A run writes its config resolved.
+        require("${" not in str(value), f"The run's {rundir.CONFIG} has {value!r}, which is not for a run's config.")
 
 
 def check(config: DictConfig) -> None:
@@ -79,3 +119,14 @@ def _like(value: object, known: object) -> bool:
 
 def _loose(value: Any) -> Any:
     return float(value) if type(value) is int else value  # [-10, 10] degrees may be [-7.5, 7.5]
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for inner in node:
+            yield from _leaves(node[inner], str(inner))
+    elif isinstance(node, list):
+        for inner in node:
+            yield from _leaves(inner)
+    else:
+        yield key, node

@@ -11,6 +11,7 @@ import numpy as np
 
 from cifar_pl import rundir
 from cifar_pl.errors import UserError
+from cifar_pl.monitors import MONITORS
 
 PACKAGES = (
     "torch",
@@ -24,14 +25,12 @@ PACKAGES = (
 )
 
 
-def training(
-    rows: Sequence[Mapping[str, float]], monitor: str = "val/acc", mode: str = "max", target_acc: float = 1.0
-) -> dict[str, Any]:
+def training(rows: Sequence[Mapping[str, float]], monitor: str = "val/acc", target_acc: float = 1.0) -> dict[str, Any]:
     """The part of the summary that the rows of metrics.csv hold; empty where none were kept."""
     if not rows:
         return {"val": None}
     scored = [row for row in rows if monitor in row]
-    best = (max if mode == "max" else min)(scored, key=lambda row: row[monitor]) if scored else None
+    best = (max if MONITORS[monitor] == "max" else min)(scored, key=lambda row: row[monitor]) if scored else None
     reached = [row["epoch"] for row in rows if row.get("val/acc", 0.0) >= target_acc]
     return {
         "val": {"best_acc": best["val/acc"], "best_loss": best["val/loss"], "best_epoch": best["epoch"]}

@@ -30,10 +30,9 @@ def main() -> None:
     require(file.is_file(), f"{file} is missing: the run ended in its first steps, or is older than this command.")
     try:
         record: dict[str, Any] = rundir.read_json(file)
-        cfg = OmegaConf.load(directory / rundir.CONFIG)
-        assert isinstance(cfg, DictConfig)
+        cfg = shipped.of_run(directory)
         for part in (cfg.model, cfg.classifier, cfg.trainer):
-            saved.allow(OmegaConf.to_container(part), *shipped.targets())
+            shipped.allow(OmegaConf.to_container(part), *shipped.targets())
         before, facts, lr = [float(loss) for loss in record["losses"]], dict(record["on"]), float(record["lr"])
     except UserError:
         raise

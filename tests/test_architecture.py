@@ -10,10 +10,10 @@ ROOT = Path(__file__).parents[1]
 # A module may import from lower levels only.
 LEVELS = (
     {"errors"},
-    {"rundir", "sources", "hardware", "processes"},
-    {"sources.download", "augment", "network", "schedulers", "gradcam", "figures", "summary", "lr_finder", "resume"},
-    {"predictions", "compare", "shipped", "sources.cache"},
-    {"calibration", "gallery"},
+    {"monitors", "rundir", "sources", "hardware", "processes"},
+    {"sources.download", "augment", "network", "schedulers", "gradcam", "figures", "summary", "lr_finder", "shipped"},
+    {"predictions", "resume", "sources.cache"},
+    {"calibration", "compare", "gallery"},
     {"page"},
     {"sources.digits", "sources.cifar10", "sources.image_folder", "batches", "build", "checkpoints", "command"},
     {"datamodule", "pictures", "report", "slots"},

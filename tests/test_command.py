@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
 
-from cifar_pl import command, resume
+from cifar_pl import command, resume, rundir
 from cifar_pl.errors import UserError
 from tests.conftest import LEAN, ROOT, TINY, Train
 
@@ -28,7 +29,7 @@ RUN = (*TINY, *LEAN, "trainer.max_epochs=5", "+trainer.limit_train_batches=4")
         (["trainer.max_epoch=3"], ["max_epoch", "trainer.max_epochs"]),
         (["aug.flip.prob=1"], ["prob", "aug.flip.p"]),
         (["~aug.flipp"], ["aug.flipp", "Did you mean aug.flip"]),
-        (["lr_finder=range_test", "resume=latest"], ["lr_finder=", "exclude each other"]),
+        (["lr_finder=range_test", "resume=latest"], ["latest", "there is no run"]),
         (["resume=nowhere"], ["nowhere", "no such directory"]),
         (["resume=latest"], ["latest", "there is no run"]),
         (["resume=."], [".: this is", "not a run directory"]),
@@ -89,7 +90,7 @@ def test_a_signal_interrupts_and_resume_latest_goes_on(
         return
     refused = train("resume=latest", "optimizer.lr=0.5")
     assert refused.returncode == 1
-    assert "optimizer.lr=0.5 (the run has 0.2)" in refused.stderr
+    assert "Leave out optimizer.lr=0.5" in refused.stderr
     assert json.loads((run / "status.json").read_text())["status"] == "interrupted"  # a refusal changes nothing
 
     resumed = train("resume=latest")
@@ -109,26 +110,68 @@ def test_a_signal_interrupts_and_resume_latest_goes_on(
     assert (run / ".hydra/overrides.yaml").read_text() == before
 
 
-def test_arguments_of_a_resumed_run_are_its_own_then_the_new_ones(tmp_path: Path) -> None:
+def test_a_resumed_run_takes_its_own_config_and_two_options(tmp_path: Path) -> None:
     run = tmp_path / "it's a run"
-    (run / ".hydra").mkdir(parents=True)
-    (run / ".hydra/overrides.yaml").write_text("- scheduler=plateau\n- optimizer.lr=0.01\n- +a.b=1\n")
+    run.mkdir()
     for name in ("config.yaml", "status.json"):
         (run / name).write_text("")
     quoted = str(run).replace("'", "\\'")
-    assert resume.arguments([f"resume={run}", "optimizer.lr=0.02"]) == [
-        "scheduler=plateau",
-        "optimizer.lr=0.02",
-        "+a.b=1",
+    expanded = resume.arguments([f"resume={run}", "trainer.max_epochs=9", "data.num_workers=1"])
+    assert expanded == [
+        "trainer.max_epochs=9",
+        "data.num_workers=1",
         f"resume='{quoted}'",
         f"hydra.run.dir='{quoted}'",
         "hydra.output_subdir=null",
     ]
-    expanded = resume.arguments([f"resume={run}"])
-    assert resume.arguments(expanded) == expanded  # what further processes of a DDP run are started with
+    assert resume.arguments([f"resume={run}", *expanded[2:]]) == [f"resume={run}", *expanded[2:]]
     assert resume.arguments(["optimizer.lr=1", "resume=null"]) == ["optimizer.lr=1", "resume=null"]
-    with pytest.raises(UserError, match="exclude each other"):
-        resume.arguments([f"resume={run}", "lr_finder=range_test"])
+    for others in (["optimizer.lr=0.02"], ["lr_finder=range_test"], ["--cfg", "job"], ["hydra.run.dir=elsewhere"]):
+        with pytest.raises(UserError, match=f"Leave out {' '.join(others)}"):
+            resume.arguments([f"resume={run}", *others])
+    with pytest.raises(UserError, match=r"Leave out optimizer\.lr=1"):
+        resume.arguments([f"resume={run}", "hydra.output_subdir=null", "optimizer.lr=1"])
+
+
+def test_a_sweep_is_resumed_without_what_could_run_a_program(tmp_path: Path) -> None:
+    def typed(task: list[str], hydra: list[str]) -> list[str]:
+        OmegaConf.save({"hydra": {"overrides": {"task": task, "hydra": hydra}}}, tmp_path / "multirun.yaml")
+        return resume.arguments([f"sweep.resume={tmp_path}", "hydra.launcher.setup=[module load cuda]"])
+
+    expanded = typed(["seed=0,1"], ["hydra.mode=MULTIRUN", "hydra/launcher=slurm", "hydra.launcher.setup=[rm]"])
+    assert expanded[:4] == ["-m", "seed=0,1", "hydra/launcher=slurm", "hydra.launcher.setup=[module load cuda]"]
+    for task, hydra in (
+        ([], ["+hydra.callbacks.x={_target_: os.system}"]),
+        ([], ["hydra.launcher.python=evil"]),
+        (["model._target_=os.system"], []),
+    ):
+        with pytest.raises(UserError, match="could run any program"):
+            typed(task, hydra)
+    (tmp_path / "multirun.yaml").write_text("[1]")
+    with pytest.raises(UserError, match="is damaged"):
+        resume.arguments([f"sweep.resume={tmp_path}"])
+
+
+def test_latest_is_the_newest_run_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(
+        ["outputs/four", "outputs/2026-11-24/10-00-00-ab", "multirun/s/0-x", "multirun/d/t/0-x"]
+    ):
+        run = Path(name)
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text("")
+        assert run != (rundir.find("latest") if age else None)
+        (run / "status.json").write_text("{}")
+        os.utime(run / "status.json", (age, age))
+        assert rundir.find("latest") == run
+    os.utime("outputs/four/status.json", (9, 9))
+    assert rundir.find("latest") == Path("outputs/four")
+
+
+@pytest.mark.parametrize(("share", "of", "epochs"), [(0.7, 90, 63), (0.58, 50, 29), (0.25, 16, 4), (0.25, 3, 0)])
+def test_a_share_is_rounded_down_and_not_by_what_binary_lacks(share: float, of: int, epochs: int) -> None:
+    command.register_resolvers()
+    assert OmegaConf.create({"x": f"${{share:{share},{of}}}"}).x == epochs
 
 
 def test_only_a_terminal_sees_red(monkeypatch: pytest.MonkeyPatch) -> None:

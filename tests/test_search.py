@@ -66,7 +66,7 @@ def searched(directory: Path, launcher: Launcher, *typed: str, trials: int = 4) 
     except UserError as error:
         if "no result" not in str(error):
             raise
-    return search.load(directory / rundir.STUDY, "max")
+    return search.load(directory / rundir.STUDY, "val/acc")
 
 
 BasicLauncher = type("BasicLauncher", (Launcher,), {})  # by its name, Hydra's own

@@ -35,10 +35,13 @@ class Misclassified(Callback):
         self._run_dir, self._number, self._layers = Path(run_dir), number, list(layers)
         self.gallery: Gallery | None = None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
-        """Explain one image, so that a layer that does not exist or is too small is refused now, not after hours."""
-        image = data_of(trainer).batch("train", int(trainer.max_epochs or 0), 1).image
-        heat_maps(pl_module.network, self._layers, image, torch.tensor([0]), trainer.strategy.root_device)
+    def check(self, network: nn.Module, image: torch.Tensor) -> None:
+        """Explain one image, uint8 (1, 3, H, W), so that layers are refused now, not after hours.
+
+        Raises:
+            UserError: a layer does not exist, or is too small.
+        """
+        heat_maps(network, self._layers, image, torch.tensor([0]), "cpu")
 
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         """Explain the validation's mistakes."""

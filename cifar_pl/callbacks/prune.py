@@ -11,10 +11,10 @@ from cifar_pl import search
 class Prune(Callback):
     """Reports the monitored value after every validation; stops training where the median pruner says so."""
 
-    def __init__(self, study: Path, run: str, monitor: str, mode: str) -> None:
+    def __init__(self, study: Path, run: str, monitor: str) -> None:
         """Take part in the study in this file as the trial whose run directory has this name, if it is one."""
         self._monitor = monitor
-        found = search.load(study, mode)
+        found = search.load(study, monitor)
         found.pruner = optuna.pruners.MedianPruner(**found.user_attrs["pruner"])
         own = [t for t in found.trials if t.user_attrs.get(search.RUN) == run]
         self._trial = optuna.trial.Trial(found, own[0]._trial_id) if own else None

@@ -11,7 +11,6 @@ import csv
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -59,6 +58,10 @@ MOMENTS = {
 }
 REPEATED = ("an epoch", "validation", "writing a checkpoint")  # in every epoch
 EXACT = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "lr")
+
+
+AIMED = "+callbacks.moments._target_=benchmarks.faults.Moments"
+RESUMED = ("resume=latest", AIMED)  # what is not of the project's configs is typed again
 
 
 class Moments(Callback):
@@ -163,11 +166,11 @@ def kills(schedule: str, moments: list[str], seed: int) -> Counter[str]:
         How often each moment was hit, and what came of it.
     """
     rng, counts = random.Random(seed), Counter[str]()
-    arguments = (*SHORT, *SCHEDULES[schedule], "+callbacks.moments._target_=benchmarks.faults.Moments")
+    arguments = (*SHORT, *SCHEDULES[schedule], AIMED)
     with tempfile.TemporaryDirectory() as folder:
         whole, cwd = undisturbed(Path(folder), *arguments), Path(folder, "killed")
         cwd.mkdir()
-        aims, next_run = list(moments), arguments
+        aims, next_run, workers = list(moments), arguments, False
         while True:
             possible = [aim for aim in aims if aim in _ahead(cwd, next_run)]
             process = begin(cwd, *next_run)
@@ -175,6 +178,7 @@ def kills(schedule: str, moments: list[str], seed: int) -> Counter[str]:
                 aims.remove(possible[0])
                 counts["kills"] += 1
                 counts[possible[0]] += 1
+                counts["kills with loader workers"] += workers
                 for run in cwd.glob("outputs/*/*"):
                     counts["damaged files"] += len(damaged(run))
                     counts["whole files"] += sum(path.is_file() for path in run.rglob("*.*"))
@@ -182,7 +186,7 @@ def kills(schedule: str, moments: list[str], seed: int) -> Counter[str]:
                     counts["unfinished files"] += len(parts)
                     counts["unfinished bytes"] += sum(parts)
                 counts["tracebacks"] += "Traceback" in (cwd / "stderr").read_text()
-                next_run = ("resume=latest",)
+                next_run = RESUMED
                 continue
             _end(process)
             said = (cwd / "stderr").read_text()
@@ -193,13 +197,14 @@ def kills(schedule: str, moments: list[str], seed: int) -> Counter[str]:
                 counts["finished with the same bits"] += same(run, whole)
                 if not aims:
                     return counts
-            elif re.search("There is nothing to go on from|there is no run below", said):
+            elif "there is no run below" in said:
                 counts["nothing to resume"] += 1
             else:
                 counts["other refusals"] += 1
                 print(said, file=sys.stderr)
             shutil.rmtree(cwd / "outputs", ignore_errors=True)
-            next_run = arguments
+            workers = not workers
+            next_run = (*arguments, "data.num_workers=2") if workers else arguments
 
 
 def undisturbed(folder: Path, *arguments: str) -> Path:
@@ -230,7 +235,7 @@ def full_disk(megabytes: int, whole: Path, *arguments: str) -> Counter[str]:
         )
         left, end = ([path.parent for path in Path(folder, name).rglob(rundir.STATUS)] for name in ("left", "end"))
         went_on = Path(folder, "resumed").read_text().strip() == "0" and bool(end) and same(end[0], whole)
-        nothing = "There is nothing to go on from" in again or "there is no run below" in again
+        nothing = "there is no run below" in again
         if code and not told:
             print(said, file=sys.stderr)
         return Counter(
@@ -337,7 +342,7 @@ def suite(*arguments: str) -> dict[str, Any]:
 
 def _ahead(cwd: Path, arguments: tuple[str, ...]) -> list[str]:
     """The moments that are still to come in a run."""
-    if arguments != ("resume=latest",):
+    if arguments != RESUMED:
         return [m for m in MOMENTS if m != "range test" or "lr_finder=range_test" in arguments]
     done = [len(path.read_text().splitlines()) - 1 for path in cwd.glob(f"outputs/*/*/{rundir.METRICS}")]
     if not done:
@@ -421,6 +426,7 @@ def rows(r: dict[str, Any]) -> str:
             (
                 f"`kill -9`, at a random moment of {moments}; then `resume=latest`",
                 kills["kills"],
+                f"{kills.get('kills with loader workers', 0)} of them with two loader workers; "
                 f"{kills.get('nothing to resume', 0)} times there was nothing to resume, and it said so; else it "
                 f"went on: {kills['finished with the same bits']} of {kills['finished']} finished runs (onecycle, "
                 "multistep, plateau) have the weights, metrics, rates and test result of an undisturbed one, to the "

@@ -21,6 +21,7 @@ FREE = {
     "trainer.max_epochs": ("callbacks", "dashboard", "hparams", "training/epochs"),
     "data.num_workers": ("datamodule", "num_workers"),
 }
+TARGET = re.compile(r"_target_\s*[:=]\s*['\"]?([\w.]+)")  # in an override
 EXPANDED = {"hydra.run.dir", "hydra.output_subdir", "hydra.job.name"}  # by us, and by Lightning for its processes
 # Of a sweep, what cannot run a command on this machine.
 LAUNCH = {"hydra/launcher", "hydra.sweep.dir"} | {
@@ -46,7 +47,7 @@ def arguments(argv: list[str]) -> list[str]:
     )
     expanded = NO_SUBDIR in argv  # Lightning starts further processes with our own line
     known = {"resume", *FREE} | (EXPANDED if expanded else set())
-    others = [a for a in argv if key_of(a) not in known]
+    others = [a for a in argv if key_of(a) not in known and not TARGET.search(a)]
     directory = Path(asked) if expanded else rundir.find(asked)
     require(
         not others,
@@ -55,7 +56,7 @@ def arguments(argv: list[str]) -> list[str]:
     )
     if expanded:
         return argv
-    free = [a for a in argv if key_of(a) in FREE]
+    free = [a for a in argv if key_of(a) in FREE or TARGET.search(a)]
     return [*free, f"resume={quoted(directory)}", f"hydra.run.dir={quoted(directory)}", NO_SUBDIR]
 
 
@@ -96,7 +97,7 @@ def _sweep(argv: list[str], directory: Path) -> list[str]:
 
 def _harmless(override: str) -> bool:
     key = key_of(override)
-    return "_target_" not in override and (not key.startswith("hydra") or key in LAUNCH)
+    return not TARGET.search(override) and (not key.startswith("hydra") or key in LAUNCH)
 
 
 def config(asked: DictConfig, run_dir: Path) -> DictConfig:
@@ -109,14 +110,22 @@ def config(asked: DictConfig, run_dir: Path) -> DictConfig:
             there is nothing left to do.
     """
     cfg = shipped.of_run(run_dir)
-    shipped.allow(OmegaConf.to_container(cfg), *shipped.targets())
+    plain, task = OmegaConf.to_container(cfg), HydraConfig.get().overrides.task
+    again = {name for override in task for name in TARGET.findall(override)}
+    strangers = shipped.named(plain) - shipped.targets() - again
+    require(
+        not strangers,
+        f"resume={run_dir}: {rundir.CONFIG} names {', '.join(sorted(strangers))}, not of this project's configs, which "
+        "could run any program. If it is yours, type the override with its _target_ again.",
+    )
+    shipped.allow(plain, *shipped.named(plain))
     require(
         Path(cfg.run_dir) == Path(asked.run_dir),
         f"resume={run_dir}: the run was made in {cfg.run_dir}, and its checkpoints know that path. Move it back.",
     )
     planned = cfg.trainer.max_epochs
     for key, copy in FREE.items():
-        if key in map(key_of, HydraConfig.get().overrides.task):
+        if key in map(key_of, task):
             value, (*parents, last) = OmegaConf.select(asked, key), copy
             OmegaConf.update(cfg, key, value)
             node: Any = cfg

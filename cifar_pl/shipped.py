@@ -59,18 +59,23 @@ def of_run(directory: Path) -> DictConfig:
     return config
 
 
+def named(node: Any) -> set[str]:
+    """Every `_target_` in a node of a config, as plain values."""
+    return {str(value) for key, value in _leaves(node) if key == "_target_"}
+
+
 def allow(node: Any, *targets: str) -> None:
     """Refuse a node of a config, as plain values, that would have anything else built than `targets`.
 
     Raises:
         UserError: it names something else.
     """
-    for key, value in _leaves(node):
-        if key == "_target_":
-            require(
-                value in targets, f"The run's {rundir.CONFIG} names {value}; it may only name {', '.join(targets)}."
-            )
-        # A run writes its config resolved.
+    others = named(node) - set(targets)
+    require(
+        not others,
+        f"The run's {rundir.CONFIG} names {', '.join(sorted(others))}; it may only name {', '.join(targets)}.",
+    )
+    for _, value in _leaves(node):  # a run writes its config resolved
         require("${" not in str(value), f"The run's {rundir.CONFIG} has {value!r}, which is not for a run's config.")
 
 

@@ -307,6 +307,15 @@ def test_what_cannot_be_resumed_is_refused_and_left_alone(config: Callable[..., 
     with pytest.raises(UserError, match=r"size mismatch for fc\.weight"):
         experiment.run(config(f"resume={run_dir}", run_dir=run_dir))
 
+    own = (run_dir / "config.yaml").read_text()
+    cfg = OmegaConf.create(own)
+    cfg.callbacks.evil = {"_target_": "os.system", "command": f"touch {tmp_path / 'owned'}"}
+    OmegaConf.save(cfg, run_dir / "config.yaml")
+    with pytest.raises(UserError, match=r"names os\.system, not of this project's configs"):
+        experiment.run(config(f"resume={run_dir}", run_dir=run_dir))
+    assert not (tmp_path / "owned").exists()
+    (run_dir / "config.yaml").write_text(own)
+
     moved = tmp_path / "moved"
     run_dir.rename(moved)
     with pytest.raises(UserError, match="Move it back"):

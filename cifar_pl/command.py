@@ -24,7 +24,7 @@ from cifar_pl.errors import Pruned, UserError, full_key, nearest
 from cifar_pl.monitors import MONITORS
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-REQUEUE = 128 + signal.SIGUSR1
+USR1 = getattr(signal, "SIGUSR1", None)  # Windows has none, and no SLURM
 
 
 def run(main: Callable[[], object]) -> int:
@@ -38,8 +38,8 @@ def run(main: Callable[[], object]) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
         signal.signal(signal.SIGINT, _interrupt)
-    if processes.slurm_job():
-        signal.signal(signal.SIGUSR1, _terminate)  # before Lightning, which would save in the middle of an epoch
+    if USR1 and processes.slurm_job():
+        signal.signal(USR1, _terminate)  # before Lightning, which would save in the middle of an epoch
     wanted = os.environ.get(FULL_ERROR)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a log file gets lines, not thousands of bars
@@ -52,7 +52,7 @@ def run(main: Callable[[], object]) -> int:
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
             return 130
-        if stop.code == REQUEUE and processes.rank() == 0:
+        if USR1 and stop.code == 128 + USR1 and processes.rank() == 0:
             _requeue()
         raise
     except (Exception, Failed) as failure:
@@ -79,7 +79,8 @@ def job(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | N
     """One job of Hydra's. A failed single run goes past Hydra, which would add its own words to the message."""
     if not OmegaConf.has_resolver("share"):
         register_resolvers()  # a launcher brought us to another process
-    if signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []):  # by `slots`: the sweep alone hears of Ctrl-C
+    # Blocked by `slots`: the sweep alone hears of Ctrl-C.
+    if hasattr(signal, "pthread_sigmask") and signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []):
         signal.signal(signal.SIGTERM, _terminate)  # and passes it on as this, which submitit passes over
     _one_log()
     try:

@@ -63,7 +63,7 @@ def write(
         parts=PARTS,
         classes=classes,
         command=shlex.join(["python", "train.py", *run.get("overrides", [])]),
-        config=(run_dir / rundir.CONFIG).read_text(),
+        config=(run_dir / rundir.CONFIG).read_text(encoding="utf-8"),
         accuracy={split: _accuracy(p) for split, p in predictions.items()},
         per_class={s: _per_class(p, classes) for s, p in predictions.items()},
         calibration=calibrated,

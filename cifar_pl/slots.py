@@ -64,7 +64,8 @@ def each(work: Sequence[Work], slots: Sequence[Slot], interrupt: Callable[[], bo
 
     def serve(slot: Slot) -> None:
         # The launcher's processes inherit this: Ctrl-C on a terminal is not for them; `interrupt` tells the runs, once.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         while not errors:
             with lock:
                 one = next(todo, None)

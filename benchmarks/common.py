@@ -34,12 +34,12 @@ def config(overrides: Sequence[str]) -> DictConfig:
         return compose("config", ["run_dir=.", *overrides])
 
 
-def head(module: str) -> dict[str, Any]:
-    """Command, commit, versions and hardware, which every record begins with."""
+def head(module: str, accelerator: str = "cpu") -> dict[str, Any]:
+    """Command, commit, versions and hardware, which every record begins with; `accelerator` is what computed."""
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         **summary.provenance(),
-        "hardware": hardware.describe(),
+        "hardware": {**hardware.describe(), "accelerator": accelerator},
     }
 
 
@@ -63,8 +63,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def machine(record: dict[str, Any]) -> str:
     """Processor, or GPU, in a few words."""
-    facts = record["hardware"]
-    return str(facts["gpu"]) if facts.get("accelerator") == "cuda" else f"{facts['cpu']}, {facts['cores']} cores"
+    return hardware.named(record["hardware"])
 
 
 def foot(record: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import matplotlib
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
@@ -77,6 +77,12 @@ def run(cfg: DictConfig) -> float | None:
 
 def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None:
     _check(cfg)
+    devices = cfg.trainer.devices
+    listed = list(devices) if isinstance(devices, ListConfig) else []  # GPUs by their numbers
+    gpu = listed[0] if listed and listed[0] in range(torch.cuda.device_count()) else 0  # others Lightning refuses
+    accelerator = hardware.accelerator(cfg.trainer.accelerator, gpu)
+    precision = hardware.precision(cfg.precision, accelerator)
+    machine = {**hardware.describe(gpu), "precision": precision, "accelerator": accelerator}
     if processes.rank() == 0:
         kept = cfg.copy()
         kept.data.root = str(Path(cfg.data.root).absolute())  # whoever explains the run may stand elsewhere
@@ -88,9 +94,6 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     if data.test_selected:
         log.warning("!! protocol=published: the test images stand in for the validation; the result is test-selected.")
     network = initial(cfg, data)
-    accelerator = hardware.accelerator(cfg.trainer.accelerator)
-    precision = hardware.precision(cfg.precision, accelerator)
-
     # What may refuse comes before the range test, which takes minutes.
     known = {"network": network, "classes": classes, "lr": float(cfg.optimizer.lr)}
     classifier: Classifier = complete(build(cfg.classifier), "classifier", **known)
@@ -115,10 +118,11 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     # They open late, and may refuse.
     complete(lambda: [logger.experiment for logger in trainer.loggers], "logger")  # type: ignore[attr-defined]
 
-    throwaway = {"accelerator": accelerator, "precision": precision, "devices": 1, "default_root_dir": run_dir}
+    one = {"accelerator": accelerator, "precision": precision, "devices": listed[:1] or 1}
+    throwaway = {**one, "default_root_dir": run_dir}
     lr, lr_source = rate.choose(cfg, network, data, throwaway, run_dir, processes.rank() == 0)
-    machine = hardware.describe()
-    log.info("Rate %g (%s), %s on %s, %d threads", lr, lr_source, precision, machine["cpu"], machine["threads"])
+    where, threads = hardware.named(machine), machine["threads"]
+    log.info("Rate %g (%s), %s on %s, %d threads", lr, lr_source, precision, where, threads)
     classifier.hparams["lr"] = lr
     if not cfg.compile:  # sizes and FLOPs in the model summary; a compiled network would be compiled for them first
         classifier.example_input_array = sample
@@ -158,7 +162,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
             },
             "seed": cfg.seed,
             **origin,
-            "hardware": {**machine, "precision": precision, "accelerator": accelerator},
+            "hardware": machine,
         }
         rundir.write_json(run_dir / rundir.SUMMARY, facts)
         gallery = next((c.gallery for c in callbacks if isinstance(c, Misclassified)), None)

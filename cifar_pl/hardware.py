@@ -1,9 +1,12 @@
 """What the machine can do, and what it is."""
 
 import ctypes
+import logging
 import os
 import platform
+import shutil
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,64 @@ import torch
 
 from cifar_pl.errors import require
 
+log = logging.getLogger(__name__)
+
+OLDER = "pip install torch torchvision --index-url https://download.pytorch.org/whl/cu126"  # for older drivers and GPUs
+NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidia0")
 PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed"}
 
 
-def accelerator(name: str) -> str:
-    """Torch's name of the device that Lightning's `auto`, `gpu`, `cuda`, `mps` or `cpu` means here."""
+def accelerator(name: str, gpu: int = 0) -> str:
+    """Torch's name of the device that Lightning's `auto`, `gpu`, `cuda`, `mps` or `cpu` means here.
+
+    `auto` that ends on the CPU though there is an NVIDIA GPU says so, once.
+
+    Raises:
+        UserError: `gpu` without one, or this torch has no code for the GPU with this number.
+    """
     if name in ("auto", "gpu"):
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        if found == "cpu":
+            unused = _why_not_cuda() if nvidia() else ""
+            require(name == "auto", f"trainer.accelerator=gpu: {unused or 'there is no GPU. Take trainer=cpu.'}")
+            if unused:
+                _warn(f"!! On the CPU: {unused}")
+        name = found
+    if name == "cuda" and torch.cuda.is_available():
+        least = min((_capability(arch) for arch in torch.cuda.get_arch_list() if "sm_" in arch), default=(0, 0))
+        have = torch.cuda.get_device_capability(gpu)
+        require(
+            have >= least,
+            f"{torch.cuda.get_device_name(gpu)} has compute capability {have[0]}.{have[1]}, and this torch "
+            f"{torch.__version__} has code from {least[0]}.{least[1]} on. Take a build that has it, {OLDER}, or "
+            "trainer=cpu.",
+        )
     return name
+
+
+def nvidia() -> bool:
+    """Whether there is an NVIDIA GPU that nobody hid from us, be torch able to use it or not."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not hidden and (any(Path(path).exists() for path in NVIDIA) or shutil.which("nvidia-smi") is not None)
+
+
+@cache
+def _warn(text: str) -> None:
+    log.warning("%s", text)
+
+
+def _why_not_cuda() -> str:
+    cuda = torch.version.cuda
+    reason = f"the driver is too old for its CUDA {cuda}, or broken" if cuda else "it is built without CUDA"
+    return (
+        f"there is an NVIDIA GPU, but this torch {torch.__version__} cannot use it: {reason}. Renew the driver, or "
+        f"take a build that fits it (https://pytorch.org/get-started): {OLDER}"
+    )
+
+
+def _capability(arch: str) -> tuple[int, int]:
+    """sm_75 is (7, 5), sm_120 is (12, 0), sm_90a is (9, 0)."""
+    return divmod(int("".join(filter(str.isdigit, arch))), 10)
 
 
 def precision(name: str, accelerator: str) -> str:
@@ -60,8 +113,8 @@ def gpus() -> list[str]:
     return named.split(",")[:count] if named else [str(n) for n in range(count)]
 
 
-def describe() -> dict[str, str | int]:
-    """Processor, cores, torch threads, and GPU where there is one."""
+def describe(gpu: int = 0) -> dict[str, str | int]:
+    """Processor, cores, torch threads; where there is a GPU, that with this number, and CUDA's versions."""
     cpuinfo = Path("/proc/cpuinfo")
     models = [
         line.partition(":")[2].strip()
@@ -75,8 +128,21 @@ def describe() -> dict[str, str | int]:
         "bf16": str(_native_bf16("cpu")).lower(),
     }
     if torch.cuda.is_available():
-        facts |= {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()}
+        facts |= {
+            "gpu": torch.cuda.get_device_name(gpu),
+            "gpus": torch.cuda.device_count(),
+            "capability": ".".join(map(str, torch.cuda.get_device_capability(gpu))),
+            "cuda": str(torch.version.cuda or torch.version.hip),
+            "cudnn": torch.backends.cudnn.version() or 0,  # type: ignore[no-untyped-call]
+        }
     return facts
+
+
+def named(facts: Mapping[str, Any]) -> str:
+    """In a few words what of `describe`'s machine computed; with `accelerator` among its facts."""
+    where = facts.get("accelerator")
+    cpu = f"{facts['cpu']}, {facts['cores']} cores"
+    return str(facts["gpu"]) if where == "cuda" else f"{cpu}, MPS" if where == "mps" else cpu
 
 
 def _native_bf16(accelerator: str) -> bool:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_pl import experiment, rundir
+from cifar_pl import experiment, hardware, rundir
 from cifar_pl.callbacks import EpochLog
 from cifar_pl.classifier import Classifier
 from cifar_pl.errors import UserError
@@ -192,6 +192,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
     tests = [json.loads((d / "summary.json").read_text())["test"] for d in (whole, parts)]
     assert tests[0] == tests[1]
     assert checkpoint(whole, "best")["epoch"] == checkpoint(parts, "best")["epoch"]
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_the_log_names_the_gpu_if_one_is_used_and_else_the_processor(
+    config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, used: bool
+) -> None:
+    caplog.set_level("INFO")
+    facts = {**hardware.describe(), "cpu": "Processor", "gpu": "Card"}
+    monkeypatch.setattr(hardware, "describe", lambda _gpu=0: facts)
+    if used:  # as far as the log is concerned; trainer=cpu trains
+        monkeypatch.setattr(hardware, "accelerator", lambda *_: "cuda")
+    bare = ("callbacks=none", "trainer.max_epochs=1", "+trainer.limit_train_batches=1", "precision=float32")
+    experiment.run(config(*(o for o in TINY if "callbacks" not in o), "logger=none", *bare))
+    assert f"32-true on {'Card' if used else 'Processor'}, " in caplog.text
 
 
 def test_more_epochs_continue_a_constant_run_as_a_longer_one(config: Callable[..., DictConfig], tmp_path: Path) -> None:

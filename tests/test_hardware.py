@@ -1,8 +1,13 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+from cifar_pl import hardware
+from cifar_pl.errors import UserError
 
 SCRIPT = """
 import ctypes, os
@@ -28,3 +33,58 @@ print(kept())
 def test_a_freed_block_stays_where_asked_for() -> None:
     out = subprocess.run([sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True).stdout
     assert [float(line) for line in out.split()] == pytest.approx([0, 1], abs=0.2)
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -> None:
+    """Let torch answer as on a machine with these GPUs, built for Turing and later."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda n=0: capabilities[n])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda n=0: f"Card {n}")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90a", "sm_120", "compute_120"])
+
+
+@pytest.mark.parametrize(
+    ("built", "reason"), [("13.2", "the driver is too old for its CUDA 13.2"), (None, "built without CUDA")]
+)
+def test_an_nvidia_gpu_that_torch_cannot_use_is_told_of_once_unless_it_was_hidden(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, built: str | None, reason: str
+) -> None:
+    gpus(monkeypatch)
+    hardware._warn.cache_clear()
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(hardware, "NVIDIA", (str(tmp_path / "nvidia0"),))
+    monkeypatch.setattr(torch.version, "cuda", built)
+    for visible in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert hardware.accelerator("auto") == "cpu"
+        with pytest.raises(UserError, match="there is no GPU"):
+            hardware.accelerator("gpu")
+    assert not caplog.records
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [hardware.accelerator(name) for name in ("cpu", "auto", "auto")] == ["cpu"] * 3
+    (record,) = caplog.records
+    assert reason in record.message
+    assert "download.pytorch.org/whl/cu126" in record.message
+    with pytest.raises(UserError, match=reason):
+        hardware.accelerator("gpu")
+
+
+def test_a_gpu_below_what_torch_was_built_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, (7, 5), (7, 0), (12, 1))
+    assert [hardware.accelerator(name, gpu) for name in ("auto", "gpu", "cuda") for gpu in (0, 2)] == ["cuda"] * 6
+    assert hardware.accelerator("cpu", 1) == "cpu"
+    with pytest.raises(UserError, match=r"Card 1 has compute capability 7\.0, .* from 7\.5 on\. .*whl/cu126"):
+        hardware.accelerator("auto", 1)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["gfx942"])  # AMD's count otherwise
+    assert hardware.accelerator("auto", 1) == "cuda"
+
+
+def test_what_computed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, (7, 5), (9, 0))
+    facts = hardware.describe(1)
+    assert (facts["gpu"], facts["capability"], facts["gpus"]) == ("Card 1", "9.0", 2)
+    said = [hardware.named({**facts, "accelerator": name}) for name in ("cuda", "cpu", "mps")]
+    assert said[0] == "Card 1"
+    assert said[2] == f"{said[1]}, MPS"
+    assert said[1].startswith(str(facts["cpu"]))

@@ -48,6 +48,7 @@ class FirstSteps(Callback):
 
     @staticmethod
     def on(trainer: Trainer) -> dict[str, Any]:
-        """What the losses depend on, beside the config: processor, threads, precision, versions, commit."""
-        origin = summary.provenance()
-        return {**hardware.describe(), "precision": trainer.precision, **origin["versions"], "git": origin["git"]}
+        """What the losses depend on, beside the config: processor, GPU, threads, precision, versions, commit."""
+        origin, device = summary.provenance(), trainer.strategy.root_device
+        here = {**hardware.describe(device.index or 0), "accelerator": device.type, "precision": trainer.precision}
+        return {**here, **origin["versions"], "git": origin["git"]}

@@ -133,7 +133,7 @@ def bare(turns: Turns, overrides: list[str], steps: int) -> None:
     data = build(cfg.datamodule)
     classes = data.load().classes
     device = hardware.accelerator(cfg.trainer.accelerator)
-    half = hardware.precision(cfg.precision, device) != "32-true"
+    dtype = hardware.DTYPES[hardware.precision(cfg.precision, device)]
     network = build(cfg.model)(num_classes=len(classes), mean=data.mean, std=data.std)
     network.to(device, memory_format=torch.channels_last)
     if cfg.compile:
@@ -145,7 +145,7 @@ def bare(turns: Turns, overrides: list[str], steps: int) -> None:
 
     def step() -> int:
         image, label = resident[next(turn) % len(resident)]
-        with torch.autocast(device, torch.bfloat16, enabled=half):
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             logits = network(image)
         loss = F.cross_entropy(logits.float(), label, label_smoothing=cfg.classifier.label_smoothing)
         optimizer.zero_grad()

@@ -208,6 +208,7 @@ def _one_log() -> None:
         ".*have no `val_dataloader`.*",  # chosen: data.val_size=0, and the range test
         ".*not supported by the model summary.*",  # its megabytes, of float32 weights, are right
         ".*smaller than the logging interval.*",  # rows are per epoch
+        ".*lr_scheduler.step.*before.*optimizer.step.*",  # fp16 leaves out steps until its scale fits
         ".*LeafSpec.*",  # Lightning 2.6 on torch 2.15
     ):
         warnings.filterwarnings("ignore", message=noise)

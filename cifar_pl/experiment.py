@@ -81,7 +81,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     listed = list(devices) if isinstance(devices, ListConfig) else []  # GPUs by their numbers
     gpu = listed[0] if listed and listed[0] in range(torch.cuda.device_count()) else 0  # others Lightning refuses
     accelerator = hardware.accelerator(cfg.trainer.accelerator, gpu)
-    precision = hardware.precision(cfg.precision, accelerator)
+    precision = hardware.precision(cfg.precision, accelerator, gpu)
     machine = {**hardware.describe(gpu), "precision": precision, "accelerator": accelerator}
     if processes.rank() == 0:
         kept = cfg.copy()

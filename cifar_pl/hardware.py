@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 OLDER = "pip install torch torchvision --index-url https://download.pytorch.org/whl/cu126"  # for older drivers and GPUs
 NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidia0")
-PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed"}
+PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def accelerator(name: str, gpu: int = 0) -> str:
@@ -74,19 +75,37 @@ def _capability(arch: str) -> tuple[int, int]:
     return divmod(int("".join(filter(str.isdigit, arch))), 10)
 
 
-def precision(name: str, accelerator: str) -> str:
-    """Lightning's name for `auto`, `float32` or `bf16` on an accelerator (`cpu`, `cuda`, `mps`).
+def precision(name: str, accelerator: str, gpu: int = 0) -> str:
+    """Lightning's name for `auto`, `float32`, `bf16` or `fp16` on an accelerator (`cpu`, `cuda`, `mps`).
 
-    `auto` is bf16 where the processor multiplies bf16 itself, because emulating it is slower than
-    float32; weights and the optimizer stay float32 either way.
+    `auto` is bf16 where the processor multiplies bf16 itself, else fp16 on GPUs with tensor cores, else float32;
+    weights and the optimizer stay float32 in any case.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or one that cannot be had here.
     """
     require(name in ("auto", *PRECISIONS), f"precision={name}: it must be one of auto, {', '.join(PRECISIONS)}.")
     if name == "auto":
-        name = "bf16" if _native_bf16(accelerator) else "float32"
+        tensor_cores = accelerator == "cuda" and torch.cuda.get_device_capability(gpu) >= (7, 0)
+        name = "bf16" if _native_bf16(accelerator, gpu) else "fp16" if tensor_cores else "float32"
+    reason = _lacking(name, accelerator, gpu)
+    require(not reason, f"precision={name}: {reason}. Take precision=auto.")
     return PRECISIONS[name]
+
+
+def dtype(recorded: object, name: str, accelerator: str) -> torch.dtype:
+    """What a trained network computes in, by autocast: as its run did, or float32 where that cannot be had, and told.
+
+    Args:
+        recorded: Lightning's name, as the run recorded it; where it recorded none, its `precision` counts.
+        name: The run's `precision`.
+        accelerator: Where the network is now.
+    """
+    name = next((key for key, value in PRECISIONS.items() if value == recorded), name)
+    reason = _lacking(name, accelerator)
+    if reason:
+        log.warning("!! The run computed in %s, but %s. Here it is float32.", name, reason)
+    return DTYPES["32-true" if reason else precision(name, accelerator)]
 
 
 def keep_memory() -> None:
@@ -145,8 +164,19 @@ def named(facts: Mapping[str, Any]) -> str:
     return str(facts["gpu"]) if where == "cuda" else f"{cpu}, MPS" if where == "mps" else cpu
 
 
-def _native_bf16(accelerator: str) -> bool:
+def _lacking(name: str, accelerator: str, gpu: int = 0) -> str:
+    """Why a precision cannot be had there; empty where it can."""
+    if name == "fp16" and accelerator != "cuda":
+        return "fp16 is for NVIDIA GPUs"
+    if name != "bf16" or accelerator == "mps" or _native_bf16(accelerator, gpu):
+        return ""
     if accelerator == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return "this GPU has no bf16, only fp16"
+    return "this processor has no bf16, and emulating it is 44 to 499 times slower than float32 (pytorch#146508)"
+
+
+def _native_bf16(accelerator: str, gpu: int = 0) -> bool:
+    if accelerator == "cuda":
+        return bool(torch.version.hip) or torch.cuda.get_device_capability(gpu) >= (8, 0)
     able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch: float32
     return accelerator == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -38,7 +38,7 @@ class Saved:
         facts: The summary of a finished run, else the status; results only where they are this checkpoint's.
         tested: Whether it is the checkpoint that the run tested, and kept the predictions of.
         device: cpu, cuda or mps.
-        bf16: Whether the network computes in bf16, as the run did.
+        dtype: What the network computes in, by autocast: as the run did where that can be had here.
     """
 
     directory: Path
@@ -51,12 +51,15 @@ class Saved:
     facts: dict[str, Any]
     tested: bool
     device: torch.device
-    bf16: bool
+    dtype: torch.dtype
 
     def logits(self, images: torch.Tensor, tta: bool = False) -> torch.Tensor:
         """uint8 (N, 3, H, W) to float32 (N, classes) on the CPU; with `tta` the mean with each mirror image's."""
         images = images.to(self.device, memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
+        ):
             said: torch.Tensor = self.network(images).float()
             if tta:
                 said = (said + self.network(images.flip(-1)).float()) / 2
@@ -127,7 +130,7 @@ def find(name: str) -> Saved:
         said, epoch = content.get("predictions", {}).get("val"), int(content["epoch"]) + 1
         predictions = Predictions(**said).checked() if said else None
         accelerator = hardware.accelerator("auto")
-        bf16 = hardware.precision(cfg.precision, accelerator) == hardware.PRECISIONS["bf16"]
+        dtype = hardware.dtype(facts.get("hardware", {}).get("precision"), cfg.precision, accelerator)
     except UserError:
         raise
     except Exception as error:
@@ -143,7 +146,7 @@ def find(name: str) -> Saved:
         facts,
         tested and (directory / rundir.PREDICTIONS["test"]).exists(),
         torch.device(accelerator),
-        bf16,
+        dtype,
     )
 
 

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
@@ -186,3 +188,15 @@ def test_a_launcher_that_is_not_installed_is_named_with_the_way_to_it() -> None:
         MissingConfigException("In 'hydra/launcher/local': Could not find 'hydra/launcher/submitit_local'")
     )
     assert 'pip install -e ".[sweep]"' in said
+
+
+def test_a_step_that_fp16_left_out_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    with warnings.catch_warnings(record=True) as seen:
+        for noisy in (True, False):
+            if not noisy:
+                command._one_log()
+            torch.optim.lr_scheduler.ConstantLR(optimizer).step()  # and no optimizer.step() before it
+            assert (len(seen) + len(caplog.records) > 0) == noisy
+            seen.clear()
+            caplog.clear()

@@ -88,3 +88,41 @@ def test_what_computed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said[0] == "Card 1"
     assert said[2] == f"{said[1]}, MPS"
     assert said[1].startswith(str(facts["cpu"]))
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((6, 1), "32-true"), ((7, 0), "16-mixed"), ((7, 5), "16-mixed"), ((8, 0), "bf16-mixed"), ((12, 0), "bf16-mixed")],
+)
+def test_auto_takes_the_fastest_that_a_gpu_has_itself(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
+) -> None:
+    gpus(monkeypatch, (9, 0), capability)
+    assert hardware.precision("auto", "cuda", 1) == expected
+
+
+def test_a_precision_that_would_be_emulated_is_refused_and_a_trained_network_does_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpus(monkeypatch, (7, 5))
+    able = {"avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert hardware.precision("auto", "cpu") == hardware.precision("bf16", "cpu") == "bf16-mixed"
+    assert hardware.dtype("bf16-mixed", "auto", "cpu") == torch.bfloat16
+    assert hardware.dtype("32-true", "auto", "cpu") == torch.float32  # as the run did, not what is best here
+    assert hardware.dtype(None, "auto", "cpu") == torch.bfloat16
+    assert hardware.dtype("16-mixed", "auto", "cuda") == torch.float16
+    assert not caplog.records
+    able.clear()
+    assert hardware.precision("auto", "cpu") == hardware.precision("auto", "mps") == "32-true"
+    for name, where, reason in (
+        ("bf16", "cpu", r"bf16: this processor has no bf16, .* 44 to 499 times slower"),
+        ("bf16", "cuda", "bf16: this GPU has no bf16, only fp16"),
+        ("fp16", "cpu", "fp16: fp16 is for NVIDIA GPUs"),
+        ("fp16", "mps", "fp16: fp16 is for NVIDIA GPUs"),
+    ):
+        with pytest.raises(UserError, match=rf"{reason}.* Take precision=auto"):
+            hardware.precision(name, where)
+        caplog.clear()
+        assert hardware.dtype(hardware.PRECISIONS[name], "auto", where) == torch.float32
+        assert f"The run computed in {name}, but" in caplog.text

@@ -135,7 +135,7 @@ def bare(turns: Turns, overrides: list[str], steps: int) -> None:
     device = hardware.accelerator(cfg.trainer.accelerator)
     dtype = hardware.DTYPES[hardware.precision(cfg.precision, device)]
     network = build(cfg.model)(num_classes=len(classes), mean=data.mean, std=data.std)
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=hardware.memory_format(device))
     if cfg.compile:
         network.compile()
     optimizer = build(cfg.optimizer)(network.parameters())

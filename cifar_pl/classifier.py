@@ -132,6 +132,12 @@ class Classifier(LightningModule):
         words = np.random.SeedSequence((self._seed, self.current_epoch, batch_idx, self.global_rank)).generate_state(1)
         torch.manual_seed(int(words[0]))
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """On MPS the images lie as the network does; elsewhere they come so."""
+        if self.device.type == "mps" and isinstance(batch, Batch):  # the model summary's example is images alone
+            return batch._replace(image=batch.image.contiguous())
+        return batch
+
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's predictions."""
         self._seen = []

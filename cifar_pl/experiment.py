@@ -183,7 +183,7 @@ def initial(cfg: DictConfig, data: DataModule) -> nn.Module:
     if cfg.whiten:
         some = data.pixels("train", data.batch("train", 0, WHITENING).index.numpy())
         whiten(network, torch.from_numpy(some).permute(0, 3, 1, 2))
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=hardware.memory_format(hardware.accelerator(cfg.trainer.accelerator)))
 
 
 def unvalidated(data: DataModule) -> dict[str, int]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pytorch_lightning.utilities.seed import isolate_rng  # restores random state on errors too
 from torch import nn
 
+from cifar_pl import hardware
 from cifar_pl.errors import require
 
 BATCH = 64
@@ -60,13 +61,14 @@ def heat_maps(
         torch.enable_grad(),
         torch.autocast(torch.device(device).type, enabled=False),
     ):
+        lies = hardware.memory_format(torch.device(device).type)
         spy = copy.deepcopy(network).float().to(device).eval().requires_grad_(True)
         for row, name in enumerate(layers):
             with getattr(pytorch_grad_cam, METHODS[method])(spy, [spy.get_submodule(name)]) as cam:
                 for start in range(0, len(images), BATCH):
                     part = slice(start, start + BATCH)
                     targets = [ClassifierOutputTarget(c) for c in classes[part].tolist()]
-                    maps[row, part] = cam(images[part].clone().to(device), targets)
+                    maps[row, part] = cam(images[part].clone().to(device, memory_format=lies), targets)
                 size = cam.activations_and_grads.activations[0].shape[2:]
             require(
                 len(size) == 2 and min(size) >= LEAST,

@@ -108,6 +108,12 @@ def dtype(recorded: object, name: str, accelerator: str) -> torch.dtype:
     return DTYPES["32-true" if reason else precision(name, accelerator)]
 
 
+def memory_format(accelerator: str) -> torch.memory_format:
+    """How networks and images lie in memory there."""
+    # Batch norm's backward pass was wrong in channels_last there, or crashed, up to torch 2.12 (pytorch#175189).
+    return torch.contiguous_format if accelerator == "mps" else torch.channels_last
+
+
 def keep_memory() -> None:
     """Let glibc keep freed memory instead of giving it back, for the kernel would clear it again at every step.
 

@@ -55,7 +55,7 @@ class Saved:
 
     def logits(self, images: torch.Tensor, tta: bool = False) -> torch.Tensor:
         """uint8 (N, 3, H, W) to float32 (N, classes) on the CPU; with `tta` the mean with each mirror image's."""
-        images = images.to(self.device, memory_format=torch.channels_last)
+        images = images.to(self.device, memory_format=hardware.memory_format(self.device.type))
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
@@ -126,10 +126,11 @@ def find(name: str) -> Saved:
             facts = rundir.read_json(directory / rundir.SUMMARY)
         if not tested:
             facts = {key: value for key, value in facts.items() if key not in ("test", "val", "calibration")}
-        network = checkpoints.into(network, content, checkpoint).to(memory_format=torch.channels_last)
+        network = checkpoints.into(network, content, checkpoint)
         said, epoch = content.get("predictions", {}).get("val"), int(content["epoch"]) + 1
         predictions = Predictions(**said).checked() if said else None
         accelerator = hardware.accelerator("auto")
+        network = network.to(memory_format=hardware.memory_format(accelerator))
         dtype = hardware.dtype(facts.get("hardware", {}).get("precision"), cfg.precision, accelerator)
     except UserError:
         raise

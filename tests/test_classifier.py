@@ -156,6 +156,19 @@ def test_a_checkpoint_holds_plain_values_and_the_validations_predictions(
     assert "test" not in checkpoint["predictions"]
 
 
+def test_images_are_contiguous_on_mps_alone(
+    tiny_network: nn.Module, tiny_source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, batch = make(tiny_network), loaded(tiny_source).batch("train", 0, 16)
+    assert module.on_after_batch_transfer(batch, 0) is batch
+    assert batch.image.is_contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(Classifier, "device", torch.device("mps"))
+    there = module.on_after_batch_transfer(batch, 0)
+    assert there.image.is_contiguous()
+    assert all(torch.equal(one, other) for one, other in zip(there, batch, strict=True))
+    assert module.on_after_batch_transfer(batch.image, 0) is batch.image  # of the model summary
+
+
 @pytest.mark.parametrize("lr", [0.0, -1.0])
 def test_a_rate_must_be_positive(tiny_network: nn.Module, lr: float) -> None:
     with pytest.raises(UserError, match=r"optimizer\.lr"):

@@ -16,6 +16,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_pl import experiment, hardware, rundir
+from cifar_pl.build import build
 from cifar_pl.callbacks import EpochLog
 from cifar_pl.classifier import Classifier
 from cifar_pl.errors import UserError
@@ -192,6 +193,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
     tests = [json.loads((d / "summary.json").read_text())["test"] for d in (whole, parts)]
     assert tests[0] == tests[1]
     assert checkpoint(whole, "best")["epoch"] == checkpoint(parts, "best")["epoch"]
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda", "mps"])
+def test_a_network_begins_in_channels_last_but_on_mps(
+    config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, accelerator: str
+) -> None:
+    monkeypatch.setattr(hardware, "accelerator", lambda *_: accelerator)
+    cfg = config(*TINY)
+    weights = [p for p in experiment.initial(cfg, build(cfg.datamodule)).parameters() if p.dim() == 4]
+    lies = torch.contiguous_format if accelerator == "mps" else torch.channels_last
+    assert len(weights) == 20
+    assert all(weight.is_contiguous(memory_format=lies) for weight in weights)
 
 
 @pytest.mark.parametrize("used", [True, False])

@@ -124,7 +124,7 @@ def measured(overrides: Sequence[str]) -> dict[str, list[float]]:
     """A range test as long as that of the default run, which has 16 epochs of 45,000 images."""
     cfg = config([*overrides, "lr_finder=range_test"])
     data = build(cfg.datamodule)
-    network = experiment.initial(cfg, data)
+    network = experiment.initial(cfg, data, "cpu")
     trainer = {"accelerator": "cpu", "precision": hardware.precision("auto", "cpu"), "devices": 1}
     number = lr_finder.steps(16 * (45_000 // data.batch_size))
     asked = cfg.lr_finder

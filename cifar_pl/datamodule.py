@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from sklearn.model_selection import StratifiedKFold
@@ -24,7 +23,13 @@ LAST_SEED = 2**32 - 1  # of numpy and Lightning
 
 
 class DataModule(LightningDataModule):
-    """Training, validation and test batches of one source."""
+    """Training, validation and test batches of one source.
+
+    Attributes:
+        accelerator: What the batches go to (`cpu`, `cuda`, `mps`), where there is no trainer to say so.
+    """
+
+    accelerator = "cpu"
 
     def __init__(
         self,
@@ -213,7 +218,7 @@ class DataModule(LightningDataModule):
 
     def _loader(self, split: str, seed: int | None) -> DataLoader[Batch]:
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        gpu = self.trainer.strategy.root_device.type == "cuda" if self.trainer else torch.cuda.is_available()
+        gpu = (self.trainer.strategy.root_device.type if self.trainer else self.accelerator) == "cuda"
         workers = (min(hardware.cores(), 8) if gpu else 0) if self._num_workers == "auto" else int(self._num_workers)
         sampler = EpochSampler(self._rows[split], seed, rank, processes)
         sampler.set_epoch(self._first_epoch)

@@ -89,11 +89,12 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(kept, resolve=True))
         rundir.write(run_dir / resume.OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
     data: DataModule = build(cfg.datamodule)
+    data.accelerator = accelerator  # for the range test
     classes = data.load().classes
     log.info("Images: %s", ", ".join(f"{data.size(split)} to {use}" for split, use in USES.items()))
     if data.test_selected:
         log.warning("!! protocol=published: the test images stand in for the validation; the result is test-selected.")
-    network = initial(cfg, data)
+    network = initial(cfg, data, accelerator)
     # What may refuse comes before the range test, which takes minutes.
     known = {"network": network, "classes": classes, "lr": float(cfg.optimizer.lr)}
     classifier: Classifier = complete(build(cfg.classifier), "classifier", **known)
@@ -175,7 +176,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     return None if score is None or data.test_selected else float(score)  # no sweep selects on the test set either
 
 
-def initial(cfg: DictConfig, data: DataModule) -> nn.Module:
+def initial(cfg: DictConfig, data: DataModule, accelerator: str) -> nn.Module:
     """The run's network as training begins with it; seeds everything."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     classes = data.load().classes
@@ -183,7 +184,7 @@ def initial(cfg: DictConfig, data: DataModule) -> nn.Module:
     if cfg.whiten:
         some = data.pixels("train", data.batch("train", 0, WHITENING).index.numpy())
         whiten(network, torch.from_numpy(some).permute(0, 3, 1, 2))
-    return network.to(memory_format=hardware.memory_format(hardware.accelerator(cfg.trainer.accelerator)))
+    return network.to(memory_format=hardware.memory_format(accelerator))
 
 
 def unvalidated(data: DataModule) -> dict[str, int]:
@@ -216,7 +217,9 @@ def _check(cfg: DictConfig) -> None:
         f"Take monitor={kept}.",
     )
     require(
-        HydraConfig.get().mode != RunMode.MULTIRUN or cfg.trainer.devices in (1, "1", "auto"),
+        HydraConfig.get().mode != RunMode.MULTIRUN
+        or cfg.trainer.devices in (1, "1")
+        or (cfg.trainer.devices == "auto" and torch.cuda.device_count() <= 1),
         f"trainer.devices={cfg.trainer.devices}: a sweep in one process cannot start several per run. "
         "Leave out -m, and let the shell sweep: for seed in 0 1 2; do python train.py trainer=ddp seed=$seed; done",
     )
@@ -229,6 +232,12 @@ def _check(cfg: DictConfig) -> None:
         started == 1 or not isinstance(devices, int) or started == devices * nodes,
         f"trainer.devices={devices} on {nodes} machines, but {started} processes were started: give as many as "
         "torchrun or srun starts on each, trainer=ddp trainer.devices=... trainer.num_nodes=...",
+    )
+    dropout = {place: p for place, p in (cfg.model.get("dropout") or {}).items() if p}
+    require(
+        not dropout or not cfg.trainer.get("sync_batchnorm"),
+        f"trainer.sync_batchnorm=true would put torch's batch norm in the place of ours, and with it lose "
+        f"model.dropout={dropout}. Leave one of them out.",
     )
     require("trials" not in cfg.sweep, "sweep=search is made of many runs: add -m.")
     every = cfg.trainer.check_val_every_n_epoch

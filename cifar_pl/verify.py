@@ -55,8 +55,8 @@ def main() -> None:
 def again(cfg: DictConfig, lr: float) -> tuple[list[float], dict[str, Any]]:
     """The losses of the first steps of a run with this config, at this rate, and what they were computed on."""
     data = saved.images(cfg, augment=True)
-    network = experiment.initial(cfg, data)
     accelerator = hardware.accelerator(cfg.trainer.accelerator)
+    network = experiment.initial(cfg, data, accelerator)
     steps = FirstSteps()
     with tempfile.TemporaryDirectory() as nowhere:
         trainer: Trainer = complete(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from cifar_pl import hardware
 from cifar_pl.batches import Batch, EpochSampler
 from cifar_pl.datamodule import DataModule, channel_statistics, stratified_split
 from cifar_pl.errors import UserError
@@ -133,6 +134,19 @@ def test_what_processes_cannot_share_is_refused(tiny_source: Source) -> None:
     with pytest.raises(UserError, match=r"4 processes are more than there are images of val"):
         data.each(4)
     assert make(tiny_source, val_size=0).each(4) == 4
+
+
+@pytest.mark.parametrize(("accelerator", "workers"), [("cpu", 0), ("mps", 0), ("cuda", 8)])
+def test_loaders_are_for_what_the_run_trains_on_and_not_for_what_is_there(
+    tiny_source: Source, monkeypatch: pytest.MonkeyPatch, accelerator: str, workers: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(hardware, "cores", lambda: 16)
+    data = make(tiny_source, num_workers="auto")
+    assert (data.train_dataloader().num_workers, data.train_dataloader().pin_memory) == (0, False)
+    data.accelerator = accelerator
+    loader = data.train_dataloader()
+    assert (loader.num_workers, loader.pin_memory) == (workers, accelerator == "cuda")
 
 
 def test_channel_statistics_equal_numpys() -> None:

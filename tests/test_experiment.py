@@ -6,19 +6,22 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_pl import experiment, hardware, rundir
+from cifar_pl import experiment, hardware, rate, rundir
 from cifar_pl.build import build
 from cifar_pl.callbacks import EpochLog
 from cifar_pl.classifier import Classifier
+from cifar_pl.datamodule import DataModule
 from cifar_pl.errors import UserError
 from tests.conftest import LEAN, RANGE_TEST, TINY
 
@@ -196,15 +199,47 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda", "mps"])
-def test_a_network_begins_in_channels_last_but_on_mps(
-    config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, accelerator: str
-) -> None:
-    monkeypatch.setattr(hardware, "accelerator", lambda *_: accelerator)
+def test_a_network_begins_in_channels_last_but_on_mps(config: Callable[..., DictConfig], accelerator: str) -> None:
     cfg = config(*TINY)
-    weights = [p for p in experiment.initial(cfg, build(cfg.datamodule)).parameters() if p.dim() == 4]
+    network = experiment.initial(cfg, build(cfg.datamodule), accelerator)
+    weights = [p for p in network.parameters() if p.dim() == 4]
     lies = torch.contiguous_format if accelerator == "mps" else torch.channels_last
     assert len(weights) == 20
     assert all(weight.is_contiguous(memory_format=lies) for weight in weights)
+
+
+@pytest.mark.parametrize(("listed", "one"), [("[1]", [1]), ("[1,0]", [1]), ("1", 1), ("2", 1), ("auto", 1)])
+def test_the_range_test_is_on_the_runs_first_gpu(
+    config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, listed: str, one: object
+) -> None:
+    asked: dict[str, object] = {}
+
+    def choose(_cfg: DictConfig, _network: object, data: DataModule, trainer: dict[str, object], *_: object) -> None:
+        asked.update(trainer, data=data.accelerator)
+        raise PowerCutError
+
+    monkeypatch.setattr(hardware, "accelerator", lambda _name, gpu: asked.update(gpu=gpu) or "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # it would ask device_count
+    monkeypatch.setattr(rate, "choose", choose)
+    cfg = config(*TINY, "trainer=gpu", "precision=float32", f"trainer.devices={listed}")
+    with pytest.raises(PowerCutError):
+        experiment.run(cfg)
+    assert (asked["accelerator"], asked["devices"], asked["data"]) == ("cuda", one, "cuda")
+    assert asked["gpu"] == (1 if listed.startswith("[") else 0)
+
+
+def test_a_sweep_takes_one_device_and_auto_only_where_that_is_one(
+    config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfgs = {devices: config(*TINY, f"trainer.devices={devices}") for devices in ("auto", "1", "2")}
+    monkeypatch.setattr(experiment, "RunMode", SimpleNamespace(MULTIRUN=HydraConfig.get().mode))  # as if with -m
+    for gpus, fine in ((0, "auto"), (1, "auto"), (2, "1")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        experiment._check(cfgs[fine])
+    for refused in ("auto", "2"):
+        with pytest.raises(UserError, match=rf"trainer\.devices={refused}: a sweep in one process"):
+            experiment._check(cfgs[refused])
 
 
 @pytest.mark.parametrize("used", [True, False])
@@ -297,6 +332,10 @@ def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_ex
         (("+model.depth=9",), r"model: .*depth"),
         (("+trainer.epochs=9",), r"trainer: .*epochs"),
         (("optimizer.momentum=-1",), r"optimizer: .*momentum"),
+        (
+            ("trainer=ddp", "trainer.sync_batchnorm=true", "model.dropout={block: 0.1}"),
+            r"lose model\.dropout=.*'block'",
+        ),
         (("trainer=ddp", "trainer.num_nodes=2"), r"num_nodes=2: .*torchrun or srun"),
         (("trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=127"), r"batch_size=127: 2 processes.*Take 128"),
     ],

@@ -73,7 +73,7 @@ def main() -> None:
         memory[number] = int(out) / 2**30
     record = {
         "benchmark": "gradcam",
-        **head("benchmarks.gradcam"),
+        **head("benchmarks.gradcam", device),
         "images_per_second": {"ours": median([o for o, _ in turns]), "readme_loop": median([t for _, t in turns])},
         "ratio": median([o / t for o, t in turns]),
         "peak_memory_gib_by_images": memory,

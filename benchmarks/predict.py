@@ -61,7 +61,7 @@ def main() -> None:
     ratio = median([(whole - begin) / alone for whole, _, begin, alone in turns])
     record = {
         "benchmark": "predict",
-        **head("benchmarks.predict"),
+        **head("benchmarks.predict", run.device.type),
         "files": len(files),
         "seconds": {"folder": folder, "one_file": start, "network": network},
         "ratio": ratio,

@@ -22,6 +22,7 @@ from cifar_pl.rundir import METRICS
 from cifar_pl.summary import read_metrics
 
 SEEDS, RATES, SCHEDULERS = (0, 1, 2), (0.05, 0.1), ("onecycle", "multistep")
+DIGITS = ("data=digits", "trainer.accelerator=cpu")  # all of them on the same, whatever the machine has
 SWEEPS = {
     "loop": "a shell's loop of `python train.py`",
     "one": "`-m`, one after the other",
@@ -59,7 +60,7 @@ def sweep(kind: str, at_once: int, overrides: list[str]) -> float:
 
 def speed(kind: str, cores: int, overrides: list[str]) -> float:
     """Images per second of training, all processes together."""
-    ddp = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={cores}"]
+    ddp = ["trainer=ddp", f"trainer.devices={cores}"]
     with tempfile.TemporaryDirectory() as cwd:
         run = f"hydra.run.dir={cwd}/run"
         arguments = ["trainer.max_epochs=2", "data.start_share=0", *overrides, *(ddp if kind == "ddp" else []), run]
@@ -74,13 +75,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the record here")
     args, overrides = parser.parse_known_args()
     cores = max(2, hardware.cores())
-    turns = [{k: speed(k, cores, ["data=digits", *overrides]) for k in TRAININGS} for _ in range(args.rounds)]
+    turns = [{k: speed(k, cores, [*DIGITS, *overrides]) for k in TRAININGS} for _ in range(args.rounds)]
     record = {
         "benchmark": "sweeps",
         **head("benchmarks.sweeps"),
         "jobs": len(SEEDS) * len(RATES) * len(SCHEDULERS),
         "at_once": cores,
-        "sweep_seconds": {k: sweep(k, cores, ["data=digits", "trainer.max_epochs=2", *overrides]) for k in SWEEPS},
+        "sweep_seconds": {k: sweep(k, cores, [*DIGITS, "trainer.max_epochs=2", *overrides]) for k in SWEEPS},
         "images_per_second": {k: median([turn[k] for turn in turns]) for k in TRAININGS},
         "ddp_efficiency": median([turn["ddp"] / turn["one_thread"] / cores for turn in turns]),
         "turns": turns,

@@ -98,7 +98,7 @@ def usual(turns: Turns, overrides: list[str], steps: int) -> None:
         def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
             return transform(Image.fromarray(source.train.pixels[row])), int(source.train.labels[row])
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = hardware.accelerator(cfg.trainer.accelerator)
     loader = DataLoader(
         Cifar(), cfg.data.batch_size, shuffle=True, num_workers=min(hardware.cores(), 4), pin_memory=device == "cuda"
     )
@@ -253,10 +253,10 @@ class Contestant:
         return median([turn["images"] / turn["seconds"] for turn in self.turns[1:]])
 
 
-def matrix_peak() -> float:
-    """bf16 matrix multiplications per second, in FLOP/s, the best of ten."""
-    device, n = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
-    a = torch.ones(n, n, dtype=torch.bfloat16, device=device)
+def matrix_peak(device: str) -> float:
+    """bf16 matrix multiplications per second, in FLOP/s, the best of ten; of random numbers, as a network's are."""
+    n = 2048 if device == "cpu" else 8192
+    a = torch.randn(n, n, device=device).bfloat16()
     best = float("inf")
     for _ in range(10):
         synchronize()
@@ -301,7 +301,9 @@ def main() -> None:
         return
     start = time.perf_counter()
     help_takes = help_seconds()
-    more = MORE if torch.cuda.is_available() else 1
+    cfg = config(overrides)
+    device = hardware.accelerator(cfg.trainer.accelerator)
+    more = 1 if device == "cpu" else MORE
     contestants = {name: Contestant(name, overrides, more * steps) for name, steps in STEPS.items()}
     for number in range(args.rounds):
         for contestant in contestants.values():
@@ -318,10 +320,10 @@ def main() -> None:
         )
     }
     turns = contestants["train"].turns[1:]
-    peak, size = matrix_peak(), config(overrides).data.image_size
+    peak, size = matrix_peak(device), cfg.data.image_size
     record = {
         "benchmark": "throughput",
-        **head("benchmarks.throughput"),
+        **head("benchmarks.throughput", device),
         "rounds": args.rounds - 1,
         "images_per_second": speed,
         "turns": {name: [t["images"] / t["seconds"] for t in c.turns] for name, c in contestants.items()},

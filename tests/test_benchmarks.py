@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks import common
 from tests.conftest import ROOT, TINY
+from tests.test_hardware import gpus
 
 
 def record(tmp_path: Path, *arguments: str) -> dict[str, object]:
@@ -22,6 +26,13 @@ def test_three_contestants_take_turns(tmp_path: Path) -> None:
     assert found["images_per_second"].keys() == {"usual", "bare", "train"}  # type: ignore[attr-defined]
     assert all(len(turns) == 2 for turns in found["turns"].values())  # type: ignore[attr-defined]
     assert 0 < found["data_wait_share"] < 1  # type: ignore[operator]
+    assert found["hardware"]["accelerator"] == "cpu"  # type: ignore[index]
+
+
+def test_a_record_names_the_gpu_if_one_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, (9, 0))
+    assert common.machine(common.head("benchmarks.throughput", "cuda")) == "Card 0"
+    assert "cores" in common.machine(common.head("benchmarks.pipeline"))
 
 
 def test_every_augmentation_has_its_counterpart(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: pytest runs two of us, whose threads would wait for each other
+# The tests are of CPUs, on every machine; test_gpu.py has what this hides. Kept once: pytest's processes inherit it.
+os.environ.setdefault("HIDDEN_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import logging
 import shutil
@@ -31,6 +34,7 @@ from cifar_pl.network import Normalize
 from cifar_pl.sources import Images, Source
 
 ROOT = Path(__file__).parents[1]
+torch.backends.mps.is_available = lambda: False
 
 # Of tests/test_fuzz.py: CI tries the same inputs every time, --hypothesis-profile=campaign many more, by chance.
 settings.register_profile("ci", derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,6 +1,7 @@
 """Split once, hand out batches of uint8 images."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -230,6 +231,8 @@ class DataModule(LightningDataModule):
             sampler=sampler,
             drop_last=split == "train",
             num_workers=workers,
+            # Python 3.14 would pickle the images into each of them, as Windows and macOS have to.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             collate_fn=_whole_batch,
             pin_memory=gpu,
             persistent_workers=workers > 0,

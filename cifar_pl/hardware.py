@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cifar_pl.errors import require
 log = logging.getLogger(__name__)
 
 OLDER = "pip install torch torchvision --index-url https://download.pytorch.org/whl/cu126"  # for older drivers and GPUs
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of how many, such as of docker run --cpus
 NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidia0")
 PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -127,8 +129,12 @@ def keep_memory() -> None:
 
 
 def cores() -> int:
-    """The cores this process may use; fewer than the machine has, in a container or under a scheduler."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores this process may use; fewer than the machine has, in a container, under a scheduler or torchrun."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container's quota, or "max"
+        quota, period = map(int, QUOTA.read_text().split())
+        count = min(count, quota // period)
+    return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def gpus() -> list[str]:

@@ -1,3 +1,5 @@
+import multiprocessing
+import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -134,6 +136,20 @@ def test_what_processes_cannot_share_is_refused(tiny_source: Source) -> None:
     with pytest.raises(UserError, match=r"4 processes are more than there are images of val"):
         data.each(4)
     assert make(tiny_source, val_size=0).each(4) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are given what they need as pickles")
+def test_no_image_is_pickled_into_a_worker(tiny_source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_self: Images) -> None:
+        raise AssertionError("pickled")
+
+    monkeypatch.setattr(Images, "__reduce__", refuse)
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)  # as Python 3.14 has it
+    try:
+        assert len(list(make(tiny_source, num_workers=2).train_dataloader())) == 4
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.mark.parametrize(("accelerator", "workers"), [("cpu", 0), ("mps", 0), ("cuda", 8)])

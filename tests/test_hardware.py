@@ -126,3 +126,21 @@ def test_a_precision_that_would_be_emulated_is_refused_and_a_trained_network_doe
         caplog.clear()
         assert hardware.dtype(hardware.PRECISIONS[name], "auto", where) == torch.float32
         assert f"The run computed in {name}, but" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("quota", "processes", "cores"),
+    [(None, None, 8), ("max 100000", None, 8), ("300000 100000", None, 3), ("50000 100000", None, 1),
+     ("1600000 100000", None, 8), ("nonsense", "4", 2), ("600000 100000", "2", 3), (None, "16", 1)],
+)  # fmt: skip
+def test_cores_are_those_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str | None, processes: str | None, cores: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+    monkeypatch.setattr(hardware, "QUOTA", tmp_path / "cpu.max")
+    if quota:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert hardware.cores() == cores

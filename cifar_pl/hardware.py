@@ -30,17 +30,18 @@ def accelerator(name: str, gpu: int = 0) -> str:
     `auto` that ends on the CPU though there is an NVIDIA GPU says so, once.
 
     Raises:
-        UserError: `gpu` without one, or this torch has no code for the GPU with this number.
+        UserError: `gpu` or `cuda` without one, or this torch has no code for the GPU with this number.
     """
-    if name in ("auto", "gpu"):
-        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name in ("auto", "gpu", "cuda"):
+        mps = name != "cuda" and torch.backends.mps.is_available()
+        found = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
         if found == "cpu":
             unused = _why_not_cuda() if nvidia() else ""
-            require(name == "auto", f"trainer.accelerator=gpu: {unused or 'there is no GPU. Take trainer=cpu.'}")
+            require(name == "auto", f"trainer.accelerator={name}: {unused or 'there is no GPU. Take trainer=cpu.'}")
             if unused:
                 _warn(f"!! On the CPU: {unused}")
         name = found
-    if name == "cuda" and torch.cuda.is_available():
+    if name == "cuda":
         least = min((_capability(arch) for arch in torch.cuda.get_arch_list() if "sm_" in arch), default=(0, 0))
         have = torch.cuda.get_device_capability(gpu)
         require(

@@ -58,8 +58,9 @@ def test_an_nvidia_gpu_that_torch_cannot_use_is_told_of_once_unless_it_was_hidde
     for visible in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert hardware.accelerator("auto") == "cpu"
-        with pytest.raises(UserError, match="there is no GPU"):
-            hardware.accelerator("gpu")
+        for name in ("gpu", "cuda"):
+            with pytest.raises(UserError, match=f"accelerator={name}: there is no GPU"):
+                hardware.accelerator(name)
     assert not caplog.records
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert [hardware.accelerator(name) for name in ("cpu", "auto", "auto")] == ["cpu"] * 3

@@ -194,7 +194,7 @@ class TakeTurns(Callback):
 class Contestant:
     """The benchmark's side of the pipe."""
 
-    def __init__(self, name: str, overrides: list[str], steps: int) -> None:
+    def __init__(self, name: str, overrides: list[str], steps: int, module: str = "benchmarks.throughput") -> None:
         orders, self._orders = os.pipe()
         self._answers, answers = os.pipe()
         self.name, self.turns = name, list[dict[str, float]]()
@@ -202,9 +202,9 @@ class Contestant:
         self._directory = tempfile.TemporaryDirectory()
         screen, terminal = pty.openpty()
         threading.Thread(target=self._watch, args=(screen,), daemon=True).start()
-        call = ["-m", "benchmarks.throughput", "--contestant", name, "--pipe", str(orders), str(answers), str(steps)]
+        call = ["-m", module, "--contestant", name, "--pipe", str(orders), str(answers), str(steps)]
         if name == "train":
-            callback = f"{{_target_:benchmarks.throughput.TakeTurns,orders:{orders},answers:{answers},steps:{steps}}}"
+            callback = f"{{_target_:{module}.TakeTurns,orders:{orders},answers:{answers},steps:{steps}}}"
             mine = (f"+callbacks.turns={callback}", f"hydra.run.dir={self._directory.name}")
             call = ["train.py", "trainer.max_epochs=1000000", *mine]
         self.born = time.perf_counter()

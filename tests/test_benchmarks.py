@@ -39,3 +39,10 @@ def test_every_augmentation_has_its_counterpart(tmp_path: Path) -> None:
     found = record(tmp_path, "benchmarks.pipeline", "--images", "64", "--rounds", "1", "data=digits")
     options = {path.stem for path in (ROOT / "conf/aug").glob("*.yaml")}
     assert options <= found["images_per_second_per_core"].keys()  # type: ignore[attr-defined]
+
+
+def test_what_train_adds_is_told_apart_from_the_bare_loop(tmp_path: Path) -> None:
+    found = record(tmp_path, "benchmarks.overhead", "--rounds", "3", "trainer=cpu")
+    assert found["ms"].keys() == {"bare", "lightning", "train", "lightning - bare", "train - bare"}  # type: ignore[attr-defined]
+    train, bare, added = (found["ms"][name]["step"]["values"] for name in ("train", "bare", "train - bare"))  # type: ignore[index]
+    assert added == [t - b for t, b in zip(train, bare, strict=True)]

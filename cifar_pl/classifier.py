@@ -11,8 +11,7 @@ from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLR
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cifar_pl.batches import Batch
@@ -21,6 +20,30 @@ from cifar_pl.errors import require
 from cifar_pl.predictions import Predictions
 
 Schedule = Callable[..., list[LRSchedulerConfigType]]
+
+
+class Mean(Metric):
+    """A sum over images divided by their number, over all processes.
+
+    An update never waits for the device; that of torchmetrics' `MulticlassAccuracy` does, to look at the labels.
+    """
+
+    total: torch.Tensor
+    count: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, total: torch.Tensor, count: int) -> None:
+        """Add the sum over `count` images."""
+        self.total += total
+        self.count += count
+
+    def compute(self) -> torch.Tensor:
+        """The mean, float32 ()."""
+        return self.total / self.count
 
 
 class Classifier(LightningModule):
@@ -70,10 +93,9 @@ class Classifier(LightningModule):
         self._label_smoothing, self._l1, self._seed = label_smoothing, l1, seed
         self.metrics = nn.ModuleDict()
         for split in ("train", "val", "test"):
-            self.metrics[f"{split}/acc"] = MulticlassAccuracy(len(classes), average="micro")
-            self.metrics[f"{split}/loss"] = MeanMetric(nan_strategy="disable")
+            self.metrics[f"{split}/acc"], self.metrics[f"{split}/loss"] = Mean(), Mean()
         if tta == "flip":
-            self.metrics["test/acc_tta"] = MulticlassAccuracy(len(classes), average="micro")
+            self.metrics["test/acc_tta"] = Mean()
         self.predictions: dict[str, Predictions] = {}
         self._seen: list[Predictions] = []
 
@@ -82,13 +104,20 @@ class Classifier(LightningModule):
         logits: torch.Tensor = self.network(image)
         return logits
 
-    def metric(self, name: str) -> Metric:
+    def metric(self, name: str) -> Mean:
         """The torchmetrics object behind `split/loss` or `split/acc`."""
         metric = self.metrics[name]
-        assert isinstance(metric, Metric)
+        assert isinstance(metric, Mean)
         return metric
 
-    def _step(self, batch: Batch, split: str) -> torch.Tensor:
+    def _count(self, batch_idx: int, name: str, total: torch.Tensor, images: int) -> None:
+        metric = self.metric(name)
+        metric.update(total, images)
+        if batch_idx == 0:  # Lightning keeps the metric and asks it when the epoch ends; to log it again is slow
+            # to callbacks only: `EpochLog` gives it to the loggers, with the epoch as the x-axis
+            self.log(name, metric, on_step=False, on_epoch=True, logger=False, batch_size=images)
+
+    def _step(self, batch: Batch, batch_idx: int, split: str) -> torch.Tensor:
         logits = self(batch.image)
         smoothing = self._label_smoothing if split == "train" else 0.0
         loss = F.cross_entropy(logits.float(), batch.label, label_smoothing=smoothing)
@@ -96,31 +125,27 @@ class Classifier(LightningModule):
             if self._l1:
                 loss = loss + self._l1 * sum(p.abs().sum() for p in self.network.parameters() if p.dim() > 1)
             self._last_loss = loss.detach()
-        self.metric(f"{split}/acc").update(logits.detach(), batch.label)
-        # once per image: unless it looks for NaNs, MeanMetric ignores weights (torchmetrics 1.9)
-        self.metric(f"{split}/loss").update(loss.detach().expand(len(batch.label)))
-        for name in (f"{split}/acc", f"{split}/loss"):
-            # to callbacks only: `EpochLog` gives it to the loggers, with the epoch as the x-axis
-            self.log(name, self.metric(name), on_step=False, on_epoch=True, logger=False, batch_size=len(batch.label))
+        images = len(batch.label)
+        self._count(batch_idx, f"{split}/acc", _right(logits, batch.label), images)
+        self._count(batch_idx, f"{split}/loss", loss.detach() * images, images)
         if split != "train":
             self._seen.append(Predictions(logits.float(), batch.label, batch.index))
         return loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The loss of one batch."""
-        return self._step(batch, "train")
+        return self._step(batch, batch_idx, "train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The same, measured."""
-        return self._step(batch, "val")
+        return self._step(batch, batch_idx, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The same, on the test images; with test-time augmentation a second time, for a metric of its own."""
-        loss = self._step(batch, "test")
+        loss = self._step(batch, batch_idx, "test")
         if "test/acc_tta" in self.metrics:
             logits = self._seen[-1].logits + self(batch.image.flip(-1)).float()
-            self.metric("test/acc_tta").update(logits / 2, batch.label)
-            self.log("test/acc_tta", self.metric("test/acc_tta"), on_epoch=True, logger=False)
+            self._count(batch_idx, "test/acc_tta", _right(logits, batch.label), len(batch.label))
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -130,7 +155,10 @@ class Classifier(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Let dropout draw what a resumed run would draw: at the epoch's start, loaders draw in between."""
         words = np.random.SeedSequence((self._seed, self.current_epoch, batch_idx, self.global_rank)).generate_state(1)
-        torch.manual_seed(int(words[0]))
+        # Of the CPU and of this device alone: `torch.manual_seed` asks every backend, which is slow.
+        torch.default_generator.manual_seed(int(words[0]))
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(int(words[0]))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """On MPS the images lie as the network does; elsewhere they come so."""
@@ -198,3 +226,8 @@ class Classifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back."""
         self.predictions |= {split: Predictions(**p) for split, p in checkpoint["predictions"].items()}
+
+
+def _right(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """How many images the logits (B, classes) name rightly: int64 ()."""
+    return (logits.argmax(1) == label).sum()

@@ -1,4 +1,7 @@
+import traceback
+from collections import Counter
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import Trainer
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifar_pl import schedulers
 from cifar_pl.batches import Batch
@@ -52,6 +56,66 @@ def test_logged_values_equal_those_by_hand(tiny_network: nn.Module, tiny_source:
     assert torch.equal(seen.index, batch.index)
     assert torch.equal(seen.label, batch.label)
     torch.testing.assert_close(seen.logits, logits)
+
+
+class Count(TorchDispatchMode):
+    """Counts the operations that a device would carry out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = Counter[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_step_never_waits_for_the_device(tiny_network: nn.Module, tiny_source: Source, split: str) -> None:
+    module = Classifier(tiny_network, torch.optim.SGD, schedulers.constant, CLASSES, lr=0.1, tta="flip")
+    module.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
+    batch = loaded(tiny_source).batch(split, 0, 9)
+    step = {"train": module.training_step, "val": module.validation_step, "test": module.test_step}[split]
+    with Count() as count:
+        step(batch, 0)
+    assert count.calls["convolution"] == (2 if split == "test" else 1)
+    assert not {"_local_scalar_dense", "_unique2", "nonzero", "masked_select"} & {*count.calls}
+    assert module.metric(f"{split}/acc").count == 9
+
+
+def test_an_epoch_logs_each_value_once_and_a_step_seeds_without_a_traceback(
+    tiny_network: nn.Module,
+    tiny_source: Source,
+    tmp_path,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, run = make(tiny_network), trainer(tmp_path, num_sanity_val_steps=0)
+    logged, drawn, formatted, log, step = Counter[str](), list[float](), [], module.log, module.training_step
+
+    def counted(name: str, *arguments: Any, **options: Any) -> None:
+        logged[name] += 1
+        log(name, *arguments, **options)
+
+    def draws(batch: Batch, batch_idx: int) -> torch.Tensor:
+        drawn.append(torch.rand(()).item())
+        return step(batch, batch_idx)
+
+    module.log, module.training_step = counted, draws  # type: ignore[method-assign,assignment]
+    seed = module.on_train_batch_start
+
+    def watched(batch: Batch, batch_idx: int) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                traceback, "format_stack", lambda *_, **__: formatted.append(1) or []
+            )  # as a lazy backend does
+            seed(batch, batch_idx)
+
+    module.on_train_batch_start = watched  # type: ignore[method-assign]
+    run.fit(module, datamodule=loaded(tiny_source))
+    assert logged == dict.fromkeys(("train/acc", "train/loss", "val/acc", "val/loss"), 2)
+    assert not formatted
+    words = [np.random.SeedSequence((0, epoch, n, 0)).generate_state(1) for epoch in (0, 1) for n in range(4)]
+    assert drawn == [torch.rand((), generator=torch.Generator().manual_seed(int(word[0]))).item() for word in words]
 
 
 def test_the_training_loss_is_label_smoothed(tiny_network: nn.Module, tiny_source: Source) -> None:

@@ -9,9 +9,13 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from cifar_pl.batches import Batch
 from cifar_pl.classifier import Classifier
 
+EVERY = 0.25  # seconds
+
 
 class Progress(TQDMProgressBar):
-    """Lightning's tqdm bar; its numbers are read from the device only when the bar is drawn."""
+    """Lightning's tqdm bar, drawn a few times a second, which is when its numbers are read from the device."""
+
+    _drawn = -EVERY
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         """Start the clock."""
@@ -24,6 +28,14 @@ class Progress(TQDMProgressBar):
         """Count, and draw now and then."""
         self._images += len(batch.label) * trainer.world_size
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _should_update(self, current: int, total: int) -> bool:
+        """Whether to draw: Lightning would in every step, and the device would wait for it."""
+        now = time.monotonic()
+        if not self.is_enabled or (current != total and now - self._drawn < EVERY):
+            return False
+        self._drawn = now
+        return True
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule

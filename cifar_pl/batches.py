@@ -1,7 +1,7 @@
 """What a batch is, which images an epoch hands out in which order, and how they are put together."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,14 @@ class Batch(NamedTuple):
     image: torch.Tensor
     label: torch.Tensor
     index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From a worker, the image alone as a tensor: for each one the main process has to open shared memory."""
+        return _received, (self.image, self.label.numpy(), self.index.numpy())
+
+
+def _received(image: torch.Tensor, label: NDArray[np.int64], index: NDArray[np.int64]) -> Batch:
+    return Batch(image, torch.from_numpy(label), torch.from_numpy(index))
 
 
 class EpochSampler(Sampler[Key]):

@@ -57,7 +57,7 @@ class DataModule(LightningDataModule):
             val_size: How many training images to hold out, stratified; 0 for none.
             batch_size: Images per step, shared by the processes where there are several. A training epoch drops
                 its incomplete last batch.
-            num_workers: Loader processes per split. `auto`: on a CPU none, because augmentation takes
+            num_workers: Loader processes of the training. `auto`: on a CPU none, because augmentation takes
                 2 % of the time and training has the cores anyway; with a GPU one per core, up to 8.
             split_seed: Chooses the held-out images; not the run's seed, for seeds must not change the exam.
             seed: Of the run: order and augmentation.
@@ -221,6 +221,7 @@ class DataModule(LightningDataModule):
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         gpu = (self.trainer.strategy.root_device.type if self.trainer else self.accelerator) == "cuda"
         workers = (min(hardware.cores(), 8) if gpu else 0) if self._num_workers == "auto" else int(self._num_workers)
+        workers = workers if split == "train" else 0  # the others only copy: to ask another process takes longer
         sampler = EpochSampler(self._rows[split], seed, rank, processes)
         sampler.set_epoch(self._first_epoch)
         return DataLoader(

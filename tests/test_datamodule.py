@@ -1,8 +1,10 @@
 import multiprocessing
 import sys
+import io
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
+from multiprocessing.reduction import ForkingPickler
 
 import albumentations as A
 import numpy as np
@@ -89,6 +91,26 @@ def test_batches_are_bit_identical_with_any_number_of_workers(tiny_source: Sourc
     for epoch in (0, 1, 4):  # persistent workers live through all of them
         for one, other in zip(epoch_of(alone, epoch), epoch_of(many, epoch), strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_only_training_has_workers(tiny_source: Source) -> None:
+    data = make(tiny_source, num_workers=2)
+    loaders = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
+    assert [loader.num_workers for loader in loaders] == [2, 0, 0]  # type: ignore[union-attr]
+
+
+def test_a_worker_sends_one_tensor_per_batch(tiny_source: Source) -> None:
+    batch = next(iter(make(tiny_source).train_dataloader()))
+    buffer = io.BytesIO()
+    pickler = ForkingPickler(buffer)  # what a worker's queue uses
+    sent: list[torch.Tensor] = []
+    pickler.dispatch_table = {
+        **pickler.dispatch_table,
+        torch.Tensor: lambda t: sent.append(t) or (torch.clone, (t.tolist(),)),
+    }
+    pickler.dump(batch)
+    assert len(sent) == 1
+    assert sent[0] is batch.image
 
 
 def test_every_epoch_differs_in_order_and_augmentation(tiny_source: Source) -> None:

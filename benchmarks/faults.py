@@ -40,6 +40,7 @@ SHORT = (
     "+trainer.limit_train_batches=3",
     "optimizer.lr=0.02",
     "logger=none",
+    "callbacks.last.every=0",  # so that kills hit what is being written
 )
 SCHEDULES = {
     "onecycle": ("scheduler=onecycle", "lr_finder=range_test", "lr_finder.num_training=50"),

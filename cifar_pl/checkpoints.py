@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from cifar_pl import rundir
 from cifar_pl.errors import UserError
@@ -18,7 +19,14 @@ class WholeFiles(TorchCheckpointIO):
 
     Lightning writes it in the system's temporary directory; where that is another disk, a full disk or a
     signal leaves half a file in place of the last good one.
+
+    Attributes:
+        holds: Keep copies on the CPU until `flush`, one for each path, in place of writing at once.
     """
+
+    def __init__(self) -> None:
+        self.holds = False
+        self._held: dict[Path, dict[str, Any]] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Save to `path`.
@@ -26,14 +34,38 @@ class WholeFiles(TorchCheckpointIO):
         Raises:
             UserError: it could not be written; what was at `path` is still there.
         """
-        try:
-            with rundir.whole(Path(path)) as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk, or a signal, into a RuntimeError
-            if isinstance(error.__context__, (KeyboardInterrupt, SystemExit)):
-                raise error.__context__ from None
-            reason = error.__context__ if isinstance(error.__context__, OSError) else error
-            raise UserError(f"{path} could not be written: {reason}. What was there before still is.") from error
+        if self.holds:
+            now = tree_map_only(torch.Tensor, lambda value: value.to("cpu", copy=True), checkpoint)
+            self._held.pop(Path(path), None)  # behind what came since, so that files appear in the order of saving
+            self._held[Path(path)] = now
+        else:
+            _write(checkpoint, Path(path))
+
+    def flush(self) -> None:
+        """Write what is held; what a signal interrupts is held still.
+
+        Raises:
+            UserError: as `save_checkpoint` does; nothing is held then.
+        """
+        while self._held:
+            path, checkpoint = next(iter(self._held.items()))
+            try:
+                _write(checkpoint, path)
+            except UserError:
+                self._held.clear()
+                raise
+            del self._held[path]
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    try:
+        with rundir.whole(path) as file:
+            torch.save(checkpoint, file)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk, or a signal, into a RuntimeError
+        if isinstance(error.__context__, (KeyboardInterrupt, SystemExit)):
+            raise error.__context__ from None
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise UserError(f"{path} could not be written: {reason}. What was there before still is.") from error
 
 
 def load(path: Path) -> dict[str, Any]:

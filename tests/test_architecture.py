@@ -20,7 +20,7 @@ LEVELS = (
     {"sweep"},
     {"search"},
     {"classifier"},
-    {"callbacks.epoch_log", "callbacks.progress", "callbacks.first_steps"},
+    {"callbacks.epoch_log", "callbacks.progress", "callbacks.first_steps", "callbacks.last"},
     {"callbacks.dashboard"},
     {"callbacks.guard", "callbacks.misclassified", "callbacks.prune"},
     {"callbacks"},

@@ -7,7 +7,8 @@ from cifar_pl.callbacks.dashboard import Dashboard
 from cifar_pl.callbacks.epoch_log import EpochLog
 from cifar_pl.callbacks.first_steps import FirstSteps
 from cifar_pl.callbacks.guard import Guard
+from cifar_pl.callbacks.last import Last
 from cifar_pl.callbacks.misclassified import Misclassified
 from cifar_pl.callbacks.progress import Progress
 
-__all__ = ["Dashboard", "EpochLog", "FirstSteps", "Guard", "Misclassified", "Progress"]
+__all__ = ["Dashboard", "EpochLog", "FirstSteps", "Guard", "Last", "Misclassified", "Progress"]

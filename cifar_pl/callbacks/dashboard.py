@@ -1,6 +1,7 @@
 """The run's pictures, as files and in TensorBoard, and the numbers that compare runs there."""
 
 import io
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from numpy.typing import NDArray
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -18,6 +20,7 @@ from cifar_pl.datamodule import DataModule
 from cifar_pl.predictions import SPLITS, scores
 
 EXAMPLES, DRAWS = 8, 8  # of the augmentation grid
+CALM = 10.0  # seconds, at least, between two confusion matrices: one takes as long as many steps on a GPU
 CLASS = "val_acc_of"  # a class's validation accuracy is the scalar `val_acc_of/<class>`
 LAYOUT = {
     "train and validation": {n: ["Multiline", [f"train/{n}", f"val/{n}"]] for n in ("loss", "acc")},
@@ -26,7 +29,7 @@ LAYOUT = {
 
 
 class Dashboard(Callback):
-    """Augmentations at the start; classes and confusion per validation; curves at the end of fit; the test's rest.
+    """Augmentations at the start; classes per validation, at times confusion; curves when fit ends; the test's rest.
 
     What the tested checkpoint said of test and validation goes into `predictions*.npz`, and as confusion
     matrices, reliability diagrams and TensorBoard's precision-recall curves into pictures.
@@ -35,6 +38,7 @@ class Dashboard(Callback):
     def __init__(self, run_dir: str | Path, hparams: Mapping[str, Any]) -> None:
         """Write into `run_dir`; `hparams` are the columns of TensorBoard's HParams tab."""
         self._run_dir, self._hparams = Path(run_dir), dict(hparams)
+        self._drawn, self._undrawn = -CALM, list[tuple[int, NDArray[np.int64]]]()
 
     def on_fit_start(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         """Show what the augmentation does to some training images."""
@@ -63,14 +67,15 @@ class Dashboard(Callback):
         recalls = {f"{CLASS}/{s.name}": s.recall for s in scores(counts, classes) if s.recall is not None}
         for logger in trainer.loggers:
             logger.log_metrics(recalls, step=epoch)
-        if _boards(trainer):
-            figure = figures.confusion_matrix(counts, classes, f"validation, epoch {epoch}")
-            _show(trainer, "confusion_matrix_by_epoch", figure, epoch)
+        self._undrawn = [(epoch, counts)]
+        if time.monotonic() - self._drawn >= CALM:
+            self._draw_confusion(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
-        """Draw the curves."""
+        """Draw the curves, and the last validation's confusion."""
         if not trainer.is_global_zero:
             return
+        self._draw_confusion(trainer, pl_module)
         rows = [row for c in trainer.callbacks if isinstance(c, EpochLog) for row in c.rows]  # type: ignore[attr-defined]
         if rows:
             publish(trainer, self._run_dir, "curves", figures.curves(rows))
@@ -92,6 +97,12 @@ class Dashboard(Callback):
                 logger.log_hyperparams(self._known(pl_module), results)
             else:
                 logger.log_metrics(results)
+
+    def _draw_confusion(self, trainer: Trainer, pl_module: Classifier) -> None:
+        for epoch, counts in self._undrawn if _boards(trainer) else ():
+            figure = figures.confusion_matrix(counts, pl_module.hparams["classes"], f"validation, epoch {epoch}")
+            _show(trainer, "confusion_matrix_by_epoch", figure, epoch)
+        self._undrawn, self._drawn = [], time.monotonic()
 
     def _known(self, pl_module: Classifier) -> dict[str, Any]:
         return {**self._hparams, "lr": pl_module.hparams["lr"]}

@@ -137,7 +137,7 @@ def bare(turns: Turns, overrides: list[str], steps: int) -> None:
     network = build(cfg.model)(num_classes=len(classes), mean=data.mean, std=data.std)
     network.to(device, memory_format=hardware.memory_format(device))
     if cfg.compile:
-        network.compile()
+        network.compile(dynamic=False)
     optimizer = build(cfg.optimizer)(network.parameters())
     batches = [batch for batch, _ in zip(data.train_dataloader(), range(16), strict=False)]
     resident = [(b.image.to(device), b.label.to(device)) for b in batches]

@@ -20,6 +20,7 @@ from cifar_pl.sources import Source
 
 PROTOCOLS = ("honest", "published")
 MOST_WORKERS = 128  # each is a process
+LARGER = 4  # times as large are the batches that a GPU evaluates: without gradients they need no more memory
 LAST_SEED = 2**32 - 1  # of numpy and Lightning
 
 
@@ -228,7 +229,7 @@ class DataModule(LightningDataModule):
             self._sets[split],
             # A share of val or test may need a batch more than another: without gradients, torch's DDP waits for the
             # other processes at the first batch only, and everybody has that one.
-            batch_size=self.each(processes),
+            batch_size=self.each(processes) * (LARGER if gpu and split != "train" else 1),
             sampler=sampler,
             drop_last=split == "train",
             num_workers=workers,

@@ -112,6 +112,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         plugins=[checkpoints.WholeFiles()],
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
         enable_progress_bar=any(isinstance(c, Progress) for c in callbacks),
+        benchmark=_benchmark(cfg, accelerator),
         **unvalidated(data),
     )
     if (several := trainer.world_size) > 1:
@@ -125,10 +126,9 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     where, threads = hardware.named(machine), machine["threads"]
     log.info("Rate %g (%s), %s on %s, %d threads", lr, lr_source, precision, where, threads)
     classifier.hparams["lr"] = lr
-    if not cfg.compile:  # sizes and FLOPs in the model summary; a compiled network would be compiled for them first
-        classifier.example_input_array = sample
+    classifier.example_input_array = sample  # for sizes in the model summary
     if cfg.compile:
-        network.compile()  # in place: no `_orig_mod.` in checkpoints, and copies of it are not compiled
+        classifier.compile_training()
     last = str(run_dir / rundir.LAST) if cfg.resume else None
     trainer.fit(classifier, datamodule=data, ckpt_path=last, weights_only=True)
     if any(getattr(c, "pruned", False) for c in callbacks):
@@ -190,6 +190,12 @@ def initial(cfg: DictConfig, data: DataModule, accelerator: str) -> nn.Module:
 def unvalidated(data: DataModule) -> dict[str, int]:
     """What a trainer has to know where no images are held out."""
     return {} if data.size("val") else {"limit_val_batches": 0}
+
+
+def _benchmark(cfg: DictConfig, accelerator: str) -> bool | None:
+    """Whether cuDNN tries its algorithms for each size of images; where bits shall be the same it must not."""
+    asked: bool | None = cfg.trainer.get("benchmark")
+    return asked if asked is not None or cfg.trainer.get("deterministic") else accelerator == "cuda" or None
 
 
 def _check(cfg: DictConfig) -> None:

@@ -73,7 +73,7 @@ def again(cfg: DictConfig, lr: float) -> tuple[list[float], dict[str, Any]]:
         require(trainer.world_size == 1, "The run had several processes; one alone adds up in another order.")
         classifier = build(cfg.classifier)(network=network, classes=data.load().classes, lr=lr)
         if cfg.compile:
-            network.compile()
+            classifier.compile_training()
         trainer.fit(classifier, datamodule=data)
     return steps.losses, steps.on(trainer)
 

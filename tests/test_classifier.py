@@ -1,6 +1,8 @@
+import copy
 import traceback
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -118,6 +120,32 @@ def test_an_epoch_logs_each_value_once_and_a_step_seeds_without_a_traceback(
     assert drawn == [torch.rand((), generator=torch.Generator().manual_seed(int(word[0]))).item() for word in words]
 
 
+def test_only_training_is_compiled_and_once_for_each_size(
+    tiny_network: nn.Module,
+    tiny_source: Source,
+    tmp_path,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graphs: list[tuple[int, ...]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.extend(tuple(value.shape) for value in inputs if value.dtype == torch.uint8)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    states = []
+    for compiled in (False, True):
+        module = make(copy.deepcopy(tiny_network))
+        if compiled:
+            module.compile_training()
+        data = loaded(tiny_source, batch_size=20, start_scale=0.75, start_epochs=1)  # 15 images to validate on
+        trainer(tmp_path, max_epochs=3).fit(module, datamodule=data)
+        states.append(module.state_dict())
+    assert graphs == [(20, 3, 6, 6), (20, 3, 8, 8)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
 def test_the_training_loss_is_label_smoothed(tiny_network: nn.Module, tiny_source: Source) -> None:
     module = make(tiny_network)
     module.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
@@ -231,6 +259,29 @@ def test_images_are_contiguous_on_mps_alone(
     assert there.image.is_contiguous()
     assert all(torch.equal(one, other) for one, other in zip(there, batch, strict=True))
     assert module.on_after_batch_transfer(batch.image, 0) is batch.image  # of the model summary
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "clip", "fused"),
+    [
+        ("cuda", {}, None, True),
+        ("cpu", {}, None, None),  # whose bits would be others
+        ("mps", {}, None, None),
+        ("cuda", {"fused": False}, None, False),
+        ("cuda", {"foreach": True}, None, None),
+        ("cuda", {}, 1.0, None),  # Lightning refuses to clip for a fused one
+    ],
+)
+def test_the_optimizer_is_fused_on_cuda_where_nothing_else_is_asked_for(
+    tiny_network: nn.Module, device: str, options: dict[str, bool], clip: float | None, fused: bool | None
+) -> None:
+    module = Classifier(tiny_network, partial(torch.optim.SGD, **options), schedulers.constant, CLASSES, lr=0.1)
+    strategy = SimpleNamespace(root_device=torch.device(device), broadcast=lambda value: value)
+    module._trainer = SimpleNamespace(  # type: ignore[assignment]
+        strategy=strategy, gradient_clip_val=clip, max_epochs=1, estimated_stepping_batches=9
+    )
+    optimizers, _ = module.configure_optimizers()  # type: ignore[misc]
+    assert optimizers[0].defaults["fused"] is fused  # type: ignore[index]
 
 
 @pytest.mark.parametrize("lr", [0.0, -1.0])

@@ -156,6 +156,21 @@ def test_callbacks_change_no_bit(config: Callable[..., DictConfig], tmp_path: Pa
     assert same_weights(checkpoint(tmp_path / "all"), checkpoint(tmp_path / "bare"))
 
 
+@pytest.mark.parametrize(
+    ("asked", "accelerator", "benchmark"),
+    [
+        ((), "cuda", True),
+        ((), "cpu", None),
+        (("+trainer.benchmark=false",), "cuda", False),
+        (("+trainer.deterministic=true",), "cuda", None),
+    ],
+)
+def test_cudnn_tries_its_algorithms_on_cuda_unless_bits_shall_be_the_same(
+    config: Callable[..., DictConfig], asked: tuple[str, ...], accelerator: str, benchmark: bool | None
+) -> None:
+    assert experiment._benchmark(config(*asked), accelerator) is benchmark
+
+
 class PowerCutError(Exception):
     """As if the power failed."""
 

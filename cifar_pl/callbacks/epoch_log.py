@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cifar_pl import rundir
@@ -52,6 +53,8 @@ class EpochLog(Callback):
     ) -> None:
         """Count."""
         self._images += len(batch.label) * trainer.world_size
+        if trainer.is_last_batch and trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()  # or steps that wait for the GPU would count as done
         self._trained = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -87,7 +87,7 @@ def ready(overrides: list[str]) -> tuple[nn.Module, Callable[..., torch.optim.Op
         [(b.image.to(device), b.label.to(device)) for b, _ in zip(loader, range(16), strict=False)]
         for loader in (data.train_dataloader(), data.val_dataloader())
     )
-    network = initial(cfg, data).to(device)
+    network = initial(cfg, data, device).to(device)
     return network, build(cfg.optimizer), train, val, hardware.precision(cfg.precision, device)
 
 

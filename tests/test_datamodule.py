@@ -1,6 +1,6 @@
+import io
 import multiprocessing
 import sys
-import io
 from collections.abc import Callable
 from functools import partial
 from itertools import chain

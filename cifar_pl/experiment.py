@@ -83,9 +83,9 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     accelerator = hardware.accelerator(cfg.trainer.accelerator, gpu)
     precision = hardware.precision(cfg.precision, accelerator, gpu)
     machine = {**hardware.describe(gpu), "precision": precision, "accelerator": accelerator}
+    kept = cfg.copy()
+    kept.data.root = str(Path(cfg.data.root).absolute())  # whoever explains the run may stand elsewhere
     if processes.rank() == 0:
-        kept = cfg.copy()
-        kept.data.root = str(Path(cfg.data.root).absolute())  # whoever explains the run may stand elsewhere
         rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(kept, resolve=True))
         rundir.write(run_dir / resume.OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
     data: DataModule = build(cfg.datamodule)
@@ -125,7 +125,8 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     lr, lr_source = rate.choose(cfg, network, data, throwaway, run_dir, processes.rank() == 0)
     where, threads = hardware.named(machine), machine["threads"]
     log.info("Rate %g (%s), %s on %s, %d threads", lr, lr_source, precision, where, threads)
-    classifier.hparams["lr"] = lr
+    # A checkpoint can be used without its run.
+    classifier.hparams.update(lr=lr, config=OmegaConf.to_container(kept, resolve=True), precision=precision)
     classifier.example_input_array = sample  # for sizes in the model summary
     if cfg.compile:
         classifier.compile_training()

@@ -24,6 +24,7 @@ def main() -> None:
         rundir.require_empty(ask.out)
     require(ask.number > 0, f"--number {ask.number}: it must be at least 1.")
     run = saved.find(ask.run)
+    require(rundir.is_run(run.directory), f"{ask.run}: explaining needs the run that the checkpoint is of.")
     data = run.data()
     validated = data.size("val") and not data.test_selected
     split = ask.split or ("val" if validated else "test")

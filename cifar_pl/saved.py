@@ -28,7 +28,7 @@ class Saved:
     """A run's network, on `device`, in evaluation mode.
 
     Attributes:
-        directory: Of the run.
+        directory: Of the run; of a checkpoint without its run the one that it is in.
         checkpoint: The file that the weights are from.
         cfg: The run's config.
         network: uint8 (N, 3, H, W) to logits (N, classes).
@@ -100,7 +100,7 @@ class Saved:
 
 
 def find(name: str) -> Saved:
-    """The run that `name` means: its directory, one of its checkpoints, or `latest`.
+    """The run that `name` means: its directory, one of its checkpoints, or `latest`; or a checkpoint without its run.
 
     Of a directory it is the checkpoint that the run tested, or would: the best, else the last.
 
@@ -109,18 +109,23 @@ def find(name: str) -> Saved:
     """
     path = Path(name)
     chosen = path.resolve() if path.is_file() else None
-    directory = rundir.find(str(chosen.parents[1]) if chosen else name)
+    lone = chosen is not None and not rundir.is_run(chosen.parent.parent)
+    directory = (chosen.parent if lone else chosen.parent.parent) if chosen else rundir.find(name)
     checkpoint = chosen or _tested(directory)
     require(
         checkpoint.is_file(), f"{directory}: it has no checkpoint; it kept none, or ended before its first epoch did."
     )
     try:
-        cfg = shipped.of_run(directory)
-        shipped.allow(OmegaConf.to_container(cfg.model), *NETWORKS)
         content = checkpoints.load(checkpoint)
-        classes = list(content["hyper_parameters"]["classes"])
+        known = content["hyper_parameters"]
+        require(not lone or "config" in known, f"{name}: it is not in its run's directory, and too old to do without.")
+        cfg = OmegaConf.create(known["config"]) if lone else shipped.of_run(directory)
+        shipped.allow(OmegaConf.to_container(cfg.model), *NETWORKS)
+        classes = list(known["classes"])
         network = complete(build(cfg.model), "model", num_classes=len(classes), mean=[0.0] * 3, std=[1.0] * 3)
-        facts = rundir.read_json(directory / rundir.STATUS)
+        facts = {"status": "unknown", "hardware": {"precision": known.get("precision")}}
+        if not lone:
+            facts = rundir.read_json(directory / rundir.STATUS)
         tested = facts["status"] == "finished" and checkpoint == _tested(directory)
         if facts["status"] == "finished":
             facts = rundir.read_json(directory / rundir.SUMMARY)

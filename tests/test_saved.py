@@ -131,6 +131,31 @@ def test_other_images_than_the_runs_are_refused(own_run: Path) -> None:
     assert len(kept.label) == 359
 
 
+def test_a_checkpoint_predicts_without_its_run(own_run: Path, tmp_path: Path) -> None:
+    whole = saved.find(str(own_run))
+    lone = tmp_path / "mine.ckpt"
+    own_run.joinpath(rundir.BEST).rename(lone)
+    found = saved.find(str(lone))
+    images = whole.data().batch("test", 0, 9).image
+    assert torch.equal(found.logits(images), whole.logits(images))
+    assert (found.classes, found.epoch, found.tested) == (whole.classes, whole.epoch, False)
+    assert found.cfg.data.image_size == images.shape[-1]
+    content = torch.load(lone, weights_only=True)
+    content["hyper_parameters"]["config"]["model"]["_target_"] = "os.system"
+    torch.save(content, lone)
+    with pytest.raises(UserError, match=r"names os\.system"):
+        saved.find(str(lone))
+    del content["hyper_parameters"]["config"]
+    torch.save(content, lone)
+    with pytest.raises(UserError, match="not in its run's directory"):
+        saved.find(str(lone))
+
+
+def test_the_root_of_the_images_is_kept_absolute(finished_run: Path) -> None:
+    cfg = OmegaConf.load(finished_run / "config.yaml")
+    assert Path(cfg.data.root) == finished_run.parent / "data"  # typed where it was begun, as `data`
+
+
 def test_what_is_no_run_is_refused(own_run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no such directory"):
@@ -146,5 +171,5 @@ def test_what_is_no_run_is_refused(own_run: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError):
             saved.find(str(own_run))
     (own_run / "config.yaml").write_text("model: [")
-    with pytest.raises(UserError, match="is no run of this version"):
+    with pytest.raises(UserError, match="is damaged"):
         saved.find(str(own_run))

@@ -89,6 +89,12 @@ class Run:
         return float(self.summary.get("seconds", 0))
 
     @property
+    def followed(self) -> str:
+        """What the runs, or the search of them, went by in place of the accuracy that decides here; else empty."""
+        others = {str(run.config.get("monitor", "val/acc")) for run in self.finished} - {"val/acc"}
+        return " and ".join(sorted(others))
+
+    @property
     def test_selected(self) -> bool:
         """Whether the test images stood in for the validation."""
         return bool(self.summary["protocol"]["test_selected"])

@@ -88,6 +88,8 @@ def text(comparison: Comparison) -> str:
     if (more := len(comparison.configurations) - SHOWN) > 0:
         lines.append(f"... and {more} more in {TABLE}")
     lines.append(f"{comparison.verdict} (Mean ± standard deviation over n runs; by {SPLITS[comparison.judge]}.)")
+    if comparison.followed:
+        lines.append(f"!! The runs went by {comparison.followed}, so their best need not be the first here.")
     if comparison.test_selected:
         lines.append("!! test-selected: with protocol=published the test images stood in for the validation.")
     lines += [f"{run.status}: {run.directory} {run.error}".rstrip() for run in comparison.others]

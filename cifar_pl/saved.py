@@ -123,7 +123,7 @@ def find(name: str) -> Saved:
         shipped.allow(OmegaConf.to_container(cfg.model), *NETWORKS)
         classes = list(known["classes"])
         network = complete(build(cfg.model), "model", num_classes=len(classes), mean=[0.0] * 3, std=[1.0] * 3)
-        facts = {"status": "unknown", "hardware": {"precision": known.get("precision")}}
+        facts: dict[str, Any] = {"status": "unknown", "hardware": {"precision": known.get("precision")}}
         if not lone:
             facts = rundir.read_json(directory / rundir.STATUS)
         tested = facts["status"] == "finished" and checkpoint == _tested(directory)

@@ -96,3 +96,12 @@ def test_several_directories_need_a_place_for_the_page(make: Make, tmp_path: Pat
     with (tmp_path / "both/sweep.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["n"] == "2"
+
+
+def test_a_table_by_accuracy_of_runs_that_followed_the_loss_says_so(make: Make, tmp_path: Path) -> None:
+    for name, monitor in (("0-a", "val/loss"), ("1-b", "val/acc")):
+        make(f"{name}/{monitor[4:]}", f"seed={name[0]}", val=0.9, monitor=monitor)
+        comparison = Comparison(compare.find([tmp_path / name]))
+        report.write(tmp_path / name, comparison, "")
+        for text in (report.text(comparison), (tmp_path / name / "sweep.html").read_text()):
+            assert ("The runs went by val/loss" in text) == (monitor == "val/loss")

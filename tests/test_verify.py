@@ -29,6 +29,24 @@ def test_the_first_steps_are_the_same_bits_or_the_difference_is_told(
     assert "these are not the losses that the run recorded. threads was 64, is 1." in said.err
 
 
+def test_on_a_gpu_the_losses_are_the_same_roughly(
+    own_run: Path, ask: Ask, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    record = rundir.read_json(own_run / "first_steps.json")
+    record["losses"][6] *= 1 + 1e-5
+    for accelerator in ("cuda", "mps", "cpu"):  # the last on a machine that has a GPU, too
+        record["on"] |= {"gpu": "Card", "accelerator": accelerator}
+        rundir.write_json(own_run / "first_steps.json", record)
+        assert ask(verify.main, own_run) == (accelerator == "cpu")
+    assert caplog.text.count("steps are the same but for rounding, which may grow: on GPUs no bits are promised.") == 2
+    record["on"]["accelerator"] = "cuda"
+    for step, factor in ((0, 1.02), (6, 3.0)):
+        wrong = {**record, "losses": [v * factor if n == step else v for n, v in enumerate(record["losses"])]}
+        rundir.write_json(own_run / "first_steps.json", wrong)
+        assert ask(verify.main, own_run) == 1
+    assert "accelerator was cuda, is cpu" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "key", ["classifier.optimizer._target_", "model._target_", "trainer._target_", "datamodule.augment.affine._target_"]
 )

@@ -89,12 +89,6 @@ class Run:
         return float(self.summary.get("seconds", 0))
 
     @property
-    def followed(self) -> str:
-        """What the runs, or the search of them, went by in place of the accuracy that decides here; else empty."""
-        others = {str(run.config.get("monitor", "val/acc")) for run in self.finished} - {"val/acc"}
-        return " and ".join(sorted(others))
-
-    @property
     def test_selected(self) -> bool:
         """Whether the test images stood in for the validation."""
         return bool(self.summary["protocol"]["test_selected"])
@@ -195,6 +189,12 @@ class Comparison:
         known = one.spread(self.judge)
         assert known  # every finished run has a test accuracy
         return known
+
+    @property
+    def followed(self) -> str:
+        """What the runs, or the search of them, went by in place of the accuracy that decides here; else empty."""
+        others = {str(run.config.get("monitor", "val/acc")) for run in self.finished} - {"val/acc"}
+        return " and ".join(sorted(others))
 
     @property
     def test_selected(self) -> bool:

@@ -52,8 +52,10 @@ def run(main: Callable[[], object]) -> int:
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
             return 130
-        if USR1 and stop.code == 128 + USR1 and processes.rank() == 0:
-            _requeue()
+        if USR1 and stop.code == 128 + USR1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which SLURM ends what goes back; it ends by itself
+            if processes.rank() == 0:
+                _requeue()
         raise
     except (Exception, Failed) as failure:
         error = failure.__cause__ if isinstance(failure, Failed) and failure.__cause__ else failure
@@ -79,9 +81,7 @@ def job(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | N
     """One job of Hydra's. A failed single run goes past Hydra, which would add its own words to the message."""
     if not OmegaConf.has_resolver("share"):
         register_resolvers()  # a launcher brought us to another process
-    # Blocked by `slots`: the sweep alone hears of Ctrl-C.
-    if hasattr(signal, "pthread_sigmask") and signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []):
-        signal.signal(signal.SIGTERM, _terminate)  # and passes it on as this, which submitit passes over
+    signal.signal(signal.SIGTERM, _terminate)  # submitit passes it over, but sweep and scancel end a run by it
     _one_log()
     try:
         return run(cfg)
@@ -112,12 +112,13 @@ def register_resolvers() -> None:
     """What the config calls.
 
     `${run_id:}`: four hex digits, one per process; `${share:X,N}`: of N, rounded down; `${direction:M}`: min or max;
-    `${hydra_dir:DIR}`: where in a run
-    directory Hydra may write.
+    `${hydra_dir:DIR}`: where in a run directory Hydra may write; `${gpus:ACCELERATOR,PARTITION}`: how many a SLURM job
+    asks for.
     """
     run_id, started = secrets.token_hex(2), processes.started()  # now: Lightning will say how many it starts, too
     OmegaConf.register_new_resolver("run_id", lambda: _alone(run_id, started), replace=True)
     OmegaConf.register_new_resolver("hydra_dir", _hydra_dir, replace=True)
+    OmegaConf.register_new_resolver("gpus", _gpus, replace=True)
     # A share such as 0.7 of 90 is 62.99999999999999 in binary.
     OmegaConf.register_new_resolver("share", lambda share, of: math.floor(share * of + 1e-9), replace=True)
     OmegaConf.register_new_resolver("direction", lambda monitor: MONITORS.get(monitor, "max"), replace=True)
@@ -158,7 +159,8 @@ def _known() -> list[str]:
 def _alone(run_id: str, started: int) -> str:
     if started > 1:
         raise Failed from UserError(
-            f"{started} processes were started, and each would make a run directory of its own. Name one for all: "
+            processes.misstarted()
+            or f"{started} processes were started, and each would make a run directory of its own. Name one for all: "
             f"torchrun --nproc-per-node {started} train.py trainer=ddp hydra.run.dir=outputs/NAME"
         )
     return run_id
@@ -167,6 +169,12 @@ def _alone(run_id: str, started: int) -> str:
 def _hydra_dir(run_dir: str) -> str | None:
     """Nowhere in further processes, for the first one writes, nor where a run is: this one will be refused."""
     return None if processes.rank() or rundir.begun(Path(run_dir)) else ".hydra"
+
+
+def _gpus(accelerator: str, partition: str | None) -> int | None:
+    from cifar_pl import slurm  # its launcher is an optional part
+
+    return slurm.gpus(accelerator, partition)
 
 
 def safe(text: object) -> str:
@@ -210,5 +218,7 @@ def _one_log() -> None:
         ".*smaller than the logging interval.*",  # rows are per epoch
         ".*lr_scheduler.step.*before.*optimizer.step.*",  # fp16 leaves out steps until its scale fits
         ".*LeafSpec.*",  # Lightning 2.6 on torch 2.15
+        ".*`srun` command is available.*",  # one process needs none, and trainer=ddp starts the others
+        ".*Grad strides do not match bucket view strides.*",  # of 1x1 convolutions in channels_last: the same memory
     ):
         warnings.filterwarnings("ignore", message=noise)

@@ -231,6 +231,7 @@ def _check(cfg: DictConfig) -> None:
         "Leave out -m, and let the shell sweep: for seed in 0 1 2; do python train.py trainer=ddp seed=$seed; done",
     )
     devices, nodes, started = cfg.trainer.devices, cfg.trainer.get("num_nodes", 1), processes.started()
+    require(not (mistake := processes.misstarted()), mistake)
     require(
         nodes == 1 or started > 1,
         f"trainer.num_nodes={nodes}: on several machines torchrun or srun has to start the processes.",

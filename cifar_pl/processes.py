@@ -18,6 +18,21 @@ def started() -> int:
     return int(os.environ.get("SLURM_NTASKS", 1)) if by_srun else 1
 
 
+def misstarted() -> str:
+    """Why Lightning would not get on with the tasks that SLURM was asked for, and what to type; empty where it does."""
+    tasks = started()
+    if tasks == 1 or "WORLD_SIZE" in os.environ or "SLURM_NTASKS" not in os.environ:
+        return ""
+    if "SLURM_STEP_ID" not in os.environ:
+        return f"SLURM was asked for {tasks} tasks, and this is one process: put srun before python, or ask for one."
+    if "SLURM_NTASKS_PER_NODE" not in os.environ:
+        return (
+            f"srun started {tasks} tasks without saying how many each machine has: give --ntasks-per-node, as many as "
+            "trainer.devices, in place of --ntasks (-n), and --nodes, as many as trainer.num_nodes."
+        )
+    return ""
+
+
 def slurm_job() -> str:
     """What `scontrol` calls this SLURM job, `7`, or `7_2` in an array; empty elsewhere."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")

@@ -33,6 +33,9 @@ def of(launcher: Launcher, at_once: Any) -> list[Slot]:
     if kind == "BasicLauncher":
         return []
     if not local(launcher):
+        from cifar_pl import slurm  # its launcher is an optional part
+
+        slurm.watch()
         return [{}] * (at_once or getattr(launcher, "params", {}).get("array_parallelism", 1))
     gpus = hardware.gpus()
     count = at_once or len(gpus)

@@ -50,6 +50,7 @@ RANGE_TEST = ("lr_finder=range_test", "lr_finder.num_training=50")
 
 # What takes long is begun first, so that neither of pytest's processes waits for the other at the end.
 LONG = (
+    "test_slurm",
     "test_sweep",
     "test_faults",
     "test_signals",

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import from lower levels only.
 LEVELS = (
     {"errors"},
-    {"monitors", "rundir", "sources", "hardware", "processes"},
+    {"monitors", "rundir", "sources", "hardware", "processes", "slurm"},
     {"sources.download", "augment", "network", "schedulers", "gradcam", "figures", "summary", "lr_finder", "shipped"},
     {"predictions", "resume", "sources.cache"},
     {"calibration", "compare", "gallery"},

@@ -4,6 +4,29 @@ from cifar_pl import processes
 
 
 @pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_ID": "0"}, "give --ntasks-per-node"),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_NTASKS_PER_NODE": "2"}, "put srun before python"),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0"}, ""),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, ""),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "WORLD_SIZE": "8"}, ""),  # torchrun under srun
+        ({"WORLD_SIZE": "2", "LOCAL_RANK": "1"}, ""),
+    ],
+)
+def test_tasks_that_srun_did_not_start_by_machine_are_told_what_to_type(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: str
+) -> None:
+    for name in ("WORLD_SIZE", *processes.RANKS, "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    said = processes.misstarted()
+    assert words in said
+    assert bool(said) == bool(words)
+
+
+@pytest.mark.parametrize(
     ("environment", "started", "rank"),
     [
         ({}, 1, 0),

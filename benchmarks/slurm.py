@@ -156,7 +156,7 @@ def job_of(run: Path) -> str:
     return next(value for name, _, value in pairs if name == "SLURM_JOB_ID")
 
 
-def sweep(cwd: Path) -> Facts:
+def sweep(cwd: Path, _epochs: int) -> Facts:
     """A sweep of six, two at a time: one cancelled, one that fails; the sweep itself is killed, and resumed."""
     seeds = ("0", "1", "2", "3", "-1", "4")
     arguments = (*RUN, *ON_SLURM, "trainer.max_epochs=12", f"seed={','.join(seeds)}", "sweep.at_once=3")
@@ -184,11 +184,11 @@ def sweep(cwd: Path) -> Facts:
     }
 
 
-def requeue(cwd: Path) -> Facts:
+def requeue(cwd: Path, epochs: int) -> Facts:
     """A run that is longer than its time limit, warned by SLURM and put back until it is finished."""
-    arguments = (*RUN, "trainer.max_epochs=60")
+    arguments = (*RUN, f"trainer.max_epochs={epochs}")
     srun = " ".join(["srun", *train(*arguments, "hydra.run.dir=run")])
-    options = ("--requeue", "--signal=USR1@40", "--time=1", "--open-mode=append", "--output=said", f"--wrap={srun}")
+    options = ("--requeue", "--signal=USR1@90", "--time=2", "--open-mode=append", "--output=said", f"--wrap={srun}")
     begin(cwd, "sbatch", "--parsable", *options).wait()
     while queue():
         if queue("--states=PENDING"):  # SLURM lets it wait for two minutes
@@ -202,7 +202,7 @@ def requeue(cwd: Path) -> Facts:
     }
 
 
-def ddp(cwd: Path) -> Facts:
+def ddp(cwd: Path, _epochs: int) -> Facts:
     """`trainer=ddp` by `srun --ntasks-per-node=2`."""
     arguments = (*(a for a in RUN if a != "trainer=cpu"), "trainer=ddp", "trainer.accelerator=cpu")
     finished = begin(cwd, "srun", "--ntasks-per-node=2", *train(*arguments, "hydra.run.dir=run")).wait(240) == 0
@@ -214,7 +214,7 @@ def ddp(cwd: Path) -> Facts:
     }
 
 
-def search(cwd: Path) -> Facts:
+def search(cwd: Path, _epochs: int) -> Facts:
     """A search of eight trials, two at a time."""
     options = ("sweep=search", "sweep.trials=8", "sweep.at_once=2", "sweep.startup=2", "sweep.warmup=0")
     status = begin(cwd, *train("-m", *RUN, *ON_SLURM, *options, "hydra.sweep.dir=search")).wait(600)
@@ -233,6 +233,7 @@ SCENARIOS = (sweep, requeue, ddp, search)
 def main() -> None:
     """Run everything and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=90, help="of the requeued run: minutes for this machine")
     parser.add_argument("--out", type=Path, help="write the record here")
     args = parser.parse_args()
     if why := missing():
@@ -242,7 +243,7 @@ def main() -> None:
         for what in SCENARIOS:
             start = time.monotonic()
             with tempfile.TemporaryDirectory() as folder:
-                record[what.__name__] = what(Path(folder))
+                record[what.__name__] = what(Path(folder), args.epochs)
             record[what.__name__]["seconds"] = round(time.monotonic() - start)
     print(rows(record))
     save(args.out, record)

@@ -116,6 +116,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         **unvalidated(data),
     )
     if (several := trainer.world_size) > 1:
+        processes.each_ends_itself(trainer)
         log.info("%d processes, %d images each per step", several, data.each(several))
     # They open late, and may refuse.
     complete(lambda: [logger.experiment for logger in trainer.loggers], "logger")  # type: ignore[attr-defined]

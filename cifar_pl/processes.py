@@ -5,6 +5,8 @@ so that a command line can be refused before it is imported.
 """
 
 import os
+from types import FrameType
+from typing import Any
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun's, that of Lightning's own processes, srun's
 INTERACTIVE = ("bash", "interactive")  # SLURM jobs of these names start nothing: Lightning does
@@ -31,6 +33,25 @@ def misstarted() -> str:
             "trainer.devices, in place of --ntasks (-n), and --nodes, as many as trainer.num_nodes."
         )
     return ""
+
+
+def each_ends_itself(trainer: Any) -> None:
+    """Let a SIGTERM end each process of this Lightning trainer by its own handler; each gets one.
+
+    Lightning's handler would tell the others by a broadcast, which meets whatever they are about to exchange and hangs;
+    and to hear of it all processes make one in every training step, for which a GPU waits (Lightning#21487).
+    """
+    connector = trainer._signal_connector
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        if (
+            trainer.strategy.launcher is not None and not connector.received_sigterm
+        ):  # torchrun and srun do it by themselves
+            trainer.strategy.launcher.kill(number)
+        connector.received_sigterm = True
+
+    connector._sigterm_notifier_fn = pass_on
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def slurm_job() -> str:

@@ -10,6 +10,10 @@ from hydra.plugins.launcher import Launcher
 from cifar_pl import hardware
 from cifar_pl.errors import require
 
+PER_GPU, CORES = (
+    2,
+    3,
+)  # runs on one GPU, which one alone leaves idle half of the time, where there are so many cores each
 Slot = Mapping[str, str]  # the environment of one of the runs that go on at the same time
 Work = Callable[[Slot], None]
 
@@ -38,10 +42,10 @@ def of(launcher: Launcher, at_once: Any) -> list[Slot]:
         slurm.watch()
         return [{}] * (at_once or getattr(launcher, "params", {}).get("array_parallelism", 1))
     gpus = hardware.gpus()
-    count = at_once or len(gpus)
+    count = at_once or len(gpus) * (PER_GPU if hardware.cores() >= PER_GPU * len(gpus) * CORES else 1)
     require(
         count,
-        "hydra/launcher=local runs one job per GPU, and here is none. Say how many at the same time, "
+        "hydra/launcher=local counts runs by GPUs, and here is none. Say how many at the same time, "
         f"for example sweep.at_once={min(2, hardware.cores())}: the {hardware.cores()} cores are divided among them.",
     )
     threads = {"OMP_NUM_THREADS": str(max(1, hardware.cores() // count))}

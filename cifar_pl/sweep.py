@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
@@ -91,6 +92,7 @@ class Sweep:
         self._done += 1
         gc.collect()  # a run's network hangs in cycles, and the next run comes before Python looks for them
         tqdm.write(f"== Job {place} {_outcome(job) or f'was not begun{reason}'}{self._left()}.")
+        _require_a_gpu_that_works(self.directory)
 
     def interrupt(self) -> bool:
         """Ask the runs that are processes of this machine to stop, each once; whether they are worth waiting for."""
@@ -183,6 +185,23 @@ def grid(_config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], check
     sweep.total = len(combinations)
     jobs = [sweep.job(c, [o for o in c if o not in fixed]) for c in combinations]
     return [partial(sweep.launch, job) for job in jobs]
+
+
+def _require_a_gpu_that_works(directory: Path) -> None:
+    """After an error such as an illegal access CUDA refuses whatever else its process asks for.
+
+    Raises:
+        UserError: that is so in this process, where runs follow one another.
+    """
+    try:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except RuntimeError as error:
+        raise UserError(
+            f"The GPU is lost to this process, and every further run would fail ({str(error).partition(chr(10))[0]}). "
+            "With hydra/launcher=local each run has a process of its own: "
+            f"python train.py -m sweep.resume={shlex.quote(str(directory))} hydra/launcher=local"
+        ) from error
 
 
 def _outcome(job: Job) -> str:

@@ -4,9 +4,11 @@ import csv
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 
+from benchmarks import faults
 from cifar_pl import experiment, rate, rundir
 from cifar_pl.batches import Batch
 from cifar_pl.build import build
@@ -115,6 +118,59 @@ def test_two_processes_are_one_run(train: Train, config: Callable[..., DictConfi
         assert summary["test"]["acc"] == pytest.approx((said["logits"].argmax(1) == said["label"]).mean())
         loss = F.cross_entropy(*(torch.from_numpy(said[name]) for name in ("logits", "label")))
     assert summary["test"]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+class Broadcasts(Callback):
+    """Writes how many broadcasts Python made in the training steps of one process."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._run_dir, self._number = Path(run_dir), 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
+        self._original = torch.distributed.broadcast
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self._number += 1
+            return self._original(*arguments, **options)
+
+        torch.distributed.broadcast = counted
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 60:
+            torch.distributed.broadcast = self._original
+            (self._run_dir / f"broadcasts{trainer.global_rank}").write_text(str(self._number))
+
+
+def test_processes_do_not_wait_for_each_other_to_hear_of_a_signal(train: Train, tmp_path: Path) -> None:
+    count = "+callbacks.count={_target_: tests.test_ddp.Broadcasts, run_dir: '${run_dir}'}"
+    steps = ("data.batch_size=16", "+trainer.limit_train_batches=60", "trainer.max_epochs=1")
+    result = train(*DDP, *LEAN, *steps, count, "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    counts = [int((tmp_path / f"run/broadcasts{rank}").read_text()) for rank in (0, 1)]
+    assert max(counts) <= 2  # Lightning makes 60
+
+
+def test_sigterm_ends_both_processes_and_the_run_goes_on(train: Train, tmp_path: Path) -> None:
+    """Three times: Lightning's own handler hangs at most moments."""
+    run = ("trainer.max_epochs=4", "+trainer.limit_train_batches=3", "hydra.run.dir=run")
+    arguments: tuple[str, ...] = (*DDP, *LEAN, *run)
+    for epoch in (1, 2, 3):
+        process = faults.begin(tmp_path, *arguments)
+        assert process.stdout is not None
+        assert any(said.startswith(f"epoch {epoch}/") for said in process.stdout)
+        process.terminate()
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        assert process.wait(60) == 128 + signal.SIGTERM
+        end = time.monotonic() + 30
+        while left := faults._session(process.pid):
+            assert time.monotonic() < end, left
+            time.sleep(0.2)
+        assert rundir.state(tmp_path / "run")["status"] == "interrupted"
+        assert "Traceback" not in (tmp_path / "stderr").read_text()
+        arguments = ("resume=run",)
+    result = train("resume=run")
+    assert result.returncode == 0, result.stderr
+    assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 5
 
 
 def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

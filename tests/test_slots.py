@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import pytest
+import torch
 
 from cifar_pl import hardware, slots
 from cifar_pl.errors import UserError
@@ -16,11 +17,15 @@ class LocalLauncher:
 def test_each_run_at_the_same_time_has_its_gpu_and_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     launcher: Any = LocalLauncher()
     monkeypatch.setattr(hardware, "cores", lambda: 16)
-    monkeypatch.setattr(hardware, "gpus", lambda: ["4", "6"])
-    expected = [{"OMP_NUM_THREADS": "8", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6")]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    expected = [{"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6", "4", "6")]
     assert slots.of(launcher, None) == expected
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots.of(launcher, 4) or []] == ["4", "6", "4", "6"]
+    monkeypatch.setattr(hardware, "cores", lambda: 11)  # two runs per GPU would have fewer than three cores each
+    assert slots.of(launcher, None) == [{"OMP_NUM_THREADS": "5", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6")]
     monkeypatch.setattr(hardware, "gpus", list)
+    monkeypatch.setattr(hardware, "cores", lambda: 16)
     assert slots.of(launcher, 3) == [{"OMP_NUM_THREADS": "5"}] * 3
     with pytest.raises(UserError, match="Say how many"):
         slots.of(launcher, None)

@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from cifar_pl import hardware, rundir
+from cifar_pl import hardware, rundir, sweep
+from cifar_pl.errors import UserError
 from tests.conftest import LEAN, ROOT, TINY, Train
 
 FAST = (*TINY, *LEAN, "trainer.max_epochs=2", "+trainer.limit_train_batches=3")
@@ -162,3 +165,25 @@ def test_a_mistake_gets_one_message(train: Train, tmp_path: Path, arguments: lis
     assert "Traceback" not in result.stderr
     assert all(word in result.stderr for word in words), result.stderr
     assert not (tmp_path / "multirun").exists()
+
+
+class Launcher:
+    """Of Hydra's kind: runs nothing."""
+
+    def launch(self, jobs: list[list[str]], number: int) -> None:
+        pass
+
+
+def test_a_gpu_that_is_lost_ends_a_sweep_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher: Any = Launcher()
+    plan = sweep.Sweep(tmp_path / "a sweep", launcher)
+    plan.total = 1
+    plan.launch(plan.job(["seed=0"], ["seed=0"]), {})
+
+    def synchronize() -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    with pytest.raises(UserError, match=r"illegal memory access was encountered\).*'.*/a sweep' hydra/launcher=local"):
+        plan.launch(plan.job(["seed=1"], ["seed=1"]), {})

@@ -159,7 +159,7 @@ def job_of(run: Path) -> str:
 def sweep(cwd: Path, _epochs: int) -> Facts:
     """A sweep of six, two at a time: one cancelled, one that fails; the sweep itself is killed, and resumed."""
     seeds = ("0", "1", "2", "3", "-1", "4")
-    arguments = (*RUN, *ON_SLURM, "trainer.max_epochs=12", f"seed={','.join(seeds)}", "sweep.at_once=3")
+    arguments = (*RUN, *ON_SLURM, "trainer.max_epochs=8", f"seed={','.join(seeds)}", "sweep.at_once=3")
     process, directory = begin(cwd, *train("-m", *arguments, "hydra.sweep.dir=sweep")), cwd / "sweep"
     run = until(lambda: next(directory.glob("*-seed_1"), None))
     until((run / rundir.LAST).exists)
@@ -174,12 +174,12 @@ def sweep(cwd: Path, _epochs: int) -> Facts:
     status = begin(cwd, *train("-m", "sweep.resume=sweep")).wait(400)
     ended = {seed: "failed" if seed == "-1" else "finished" for seed in seeds}
     words += (cwd / "said").read_text()
-    whole = undisturbed(cwd, *RUN, "trainer.max_epochs=12", "seed=1")
+    whole = undisturbed(cwd, *RUN, "trainer.max_epochs=8", "seed=1")
     return {
         "a cancelled job ends in order, and the sweep notices": noticed and alone["1"] == "interrupted",
         "what is in the queue goes on without the sweep": {"0": "finished", "2": "finished"}.items() <= alone.items(),
         "sweep.resume runs the rest; the failing run costs no other": status == 1 and statuses(directory) == ended,
-        "the cancelled run went on, to the bits of an undisturbed one": 0 < epochs < 12 and same(run, whole),
+        "the cancelled run went on, to the bits of an undisturbed one": 0 < epochs < 8 and same(run, whole),
         "no traceback, no word of submitit's": not re.search(r"Traceback|submitit \w+ \(", words),
     }
 
@@ -192,7 +192,7 @@ def requeue(cwd: Path, epochs: int) -> Facts:
     begin(cwd, "sbatch", "--parsable", *options).wait()
     while queue():
         if queue("--states=PENDING"):  # SLURM lets it wait for two minutes
-            subprocess.run(["scontrol", "update", f"JobId={queue()[0]}", "StartTime=now"], check=True)
+            subprocess.run(["scontrol", "update", f"JobId={queue()[0]}", "StartTime=now"], check=False)
         time.sleep(1)
     words = (cwd / "said").read_text()
     return {

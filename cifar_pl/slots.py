@@ -10,10 +10,7 @@ from hydra.plugins.launcher import Launcher
 from cifar_pl import hardware
 from cifar_pl.errors import require
 
-PER_GPU, CORES = (
-    2,
-    3,
-)  # runs on one GPU, which one alone leaves idle half of the time, where there are so many cores each
+PER_GPU, CORES = 2, 3  # runs on one GPU, where each has so many cores: it is their Python that a run waits for
 Slot = Mapping[str, str]  # the environment of one of the runs that go on at the same time
 Work = Callable[[Slot], None]
 

@@ -194,7 +194,7 @@ def _require_a_gpu_that_works(directory: Path) -> None:
         UserError: that is so in this process, where runs follow one another.
     """
     try:
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()
     except RuntimeError as error:
         raise UserError(

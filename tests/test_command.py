@@ -200,3 +200,20 @@ def test_a_step_that_fp16_left_out_is_no_warning(caplog: pytest.LogCaptureFixtur
             assert (len(seen) + len(caplog.records) > 0) == noisy
             seen.clear()
             caplog.clear()
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        "Grad strides do not match bucket view strides. This may indicate grad was not created",
+        "The `srun` command is available on your system but is not used.",
+    ],
+)
+def test_what_everybody_knows_is_no_warning(noise: str, caplog: pytest.LogCaptureFixture) -> None:
+    with warnings.catch_warnings():
+        command._one_log()
+        for said in (noise, "something else"):
+            warnings.warn(said, UserWarning, stacklevel=1)
+        logging.captureWarnings(False)
+    (record,) = caplog.records
+    assert "something else" in record.getMessage()

@@ -151,26 +151,23 @@ def test_processes_do_not_wait_for_each_other_to_hear_of_a_signal(train: Train, 
 
 
 def test_sigterm_ends_both_processes_and_the_run_goes_on(train: Train, tmp_path: Path) -> None:
-    """Three times: Lightning's own handler hangs at most moments."""
+    """Where Lightning broadcasts from its handler, it hangs at most moments."""
     run = ("trainer.max_epochs=4", "+trainer.limit_train_batches=3", "hydra.run.dir=run")
-    arguments: tuple[str, ...] = (*DDP, *LEAN, *run)
-    for epoch in (1, 2, 3):
-        process = faults.begin(tmp_path, *arguments)
-        assert process.stdout is not None
-        assert any(said.startswith(f"epoch {epoch}/") for said in process.stdout)
-        process.terminate()
-        threading.Thread(target=process.stdout.read, daemon=True).start()
-        assert process.wait(60) == 128 + signal.SIGTERM
-        end = time.monotonic() + 30
-        while left := faults._session(process.pid):
-            assert time.monotonic() < end, left
-            time.sleep(0.2)
-        assert rundir.state(tmp_path / "run")["status"] == "interrupted"
-        assert "Traceback" not in (tmp_path / "stderr").read_text()
-        arguments = ("resume=run",)
+    process = faults.begin(tmp_path, *DDP, *LEAN, *run)
+    assert process.stdout is not None
+    assert any(said.startswith("epoch 2/") for said in process.stdout), (tmp_path / "stderr").read_text()
+    process.terminate()
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    end = time.monotonic() + 30
+    while left := faults._session(process.pid):
+        assert time.monotonic() < end, left
+        time.sleep(0.2)
+    assert rundir.state(tmp_path / "run")["status"] == "interrupted"
+    assert "Traceback" not in (tmp_path / "stderr").read_text()
     result = train("resume=run")
     assert result.returncode == 0, result.stderr
-    assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 5
+    assert [row.partition(",")[0] for row in (tmp_path / "run/metrics.csv").read_text().splitlines()[1:]] == [*"1234"]
 
 
 def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

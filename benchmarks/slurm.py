@@ -27,10 +27,8 @@ from benchmarks.faults import SHORT, same, undisturbed
 from cifar_pl import rundir
 from cifar_pl.summary import read_metrics
 
-LEAN = ("callbacks.misclassified=null", "callbacks.dashboard=null", "callbacks.summary=null")
-RUN = (*SHORT, *LEAN)
+RUN = (*SHORT, "callbacks.misclassified=null", "callbacks.dashboard=null", "callbacks.summary=null")
 ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
-DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
 CONF = """ClusterName=one
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
@@ -59,7 +57,7 @@ Facts = dict[str, Any]
 
 def missing() -> str:
     """Why there can be no cluster here; empty where there can."""
-    absent = [name for name in DAEMONS if not shutil.which(name)]
+    absent = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]
     if absent:
         return f"{', '.join(absent)} not installed: apt-get install slurmctld slurmd slurm-client munge"
     return "" if os.geteuid() == 0 else "slurmd starts jobs as root only"
@@ -78,12 +76,9 @@ def cluster() -> Iterator[None]:
         host = socket.gethostname().partition(".")[0]
         conf.write_text(CONF.format(host=host, ports=[_free_port(), _free_port()], folder=folder))
         stack.enter_context(patch.dict(os.environ, SLURM_CONF=str(conf)))
-        munge = [f"--{name}={folder}/munge.{name}" for name in ("socket", "pid-file", "log-file", "seed-file")]
-        for command in (
-            ["munged", "--foreground", "--force", f"--key-file={key}", *munge],
-            ["slurmctld", "-D", "-i"],
-            ["slurmd", "-D"],
-        ):
+        files = [f"--{name}={folder}/munge.{name}" for name in ("socket", "pid-file", "log-file", "seed-file")]
+        munged = ["munged", "--foreground", "--force", f"--key-file={key}", *files]
+        for command in (munged, ["slurmctld", "-D", "-i"], ["slurmd", "-D"]):
             log = stack.enter_context((folder / f"{command[0]}.log").open("w"))
             stack.callback(_end, subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
             until((folder / "munge.socket").exists, 20)
@@ -108,15 +103,11 @@ def _end(daemon: subprocess.Popen[bytes]) -> None:
 
 
 def until(what: Callable[[], Any], seconds: float = 240) -> Any:
-    """What `what` returns as soon as it is true.
-
-    Raises:
-        TimeoutError: that does not happen.
-    """
+    """What `what` returns as soon as it is true; TimeoutError where that takes longer than `seconds`."""
     end = time.monotonic() + seconds
     while not (value := what()):
         if time.monotonic() > end:
-            raise TimeoutError
+            raise TimeoutError(f"not within {seconds} s")
         time.sleep(0.2)
     return value
 

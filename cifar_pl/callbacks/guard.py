@@ -40,11 +40,13 @@ class Guard(Callback):
         """Name checkpoints of `run_dir`."""
         self._run_dir = Path(run_dir)
         self._steps: list[Step] = []
+        self._highest = 0.0
         self._recent: deque[float] = deque(maxlen=LAST_STEPS)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Note the rate of this step."""
         self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self._highest = max(self._highest, self._lr)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -105,13 +107,13 @@ class Guard(Callback):
         guessing, loss = math.log(classes), sum(self._recent) / len(self._recent)
         if loss > FAR_ABOVE * guessing and float(trainer.callback_metrics["train/acc"]) < 2 / classes:
             log.warning(
-                "!! The first epoch ended at a training loss of %.2f; guessing has ln %d = %.2f. The rate, %.3g, is "
-                "likely too high to begin with: lower optimizer.lr, warm up (scheduler.warmup=1), or let "
+                "!! The first epoch ended at a training loss of %.2f; guessing has ln %d = %.2f. The rate, up to %.3g, "
+                "is likely too high to begin with: lower optimizer.lr, warm up (scheduler.warmup=1), or let "
                 "lr_finder=range_test choose.",
                 loss,
                 classes,
                 guessing,
-                self._lr,
+                self._highest,
             )
 
     def _warn(self, trainer: Trainer) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import faults as faults_benchmark
+from benchmarks import overhead as overhead_benchmark
 from benchmarks import predict as predict_benchmark
 from benchmarks import rates as rates_benchmark
 from benchmarks import references
@@ -127,6 +128,12 @@ def throughput() -> str:
     )
 
 
+def overhead() -> str:
+    """What our code adds."""
+    r = read_json(RESULTS / "overhead.json")
+    return f"{overhead_benchmark.tables(r)} {foot(r)}"
+
+
 def pipeline() -> str:
     """Speed of the augmentation."""
     r = read_json(RESULTS / "pipeline.json")
@@ -195,6 +202,7 @@ def rates() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "throughput": throughput,
+    "overhead": overhead,
     "pipeline": pipeline,
     "gradcam": gradcam,
     "references": references.tables,

@@ -208,7 +208,8 @@ def ddp(cwd: Path, _epochs: int) -> Facts:
 def search(cwd: Path, _epochs: int) -> Facts:
     """A search of eight trials, two at a time."""
     options = ("sweep=search", "sweep.trials=8", "sweep.at_once=2", "sweep.startup=2", "sweep.warmup=0")
-    status = begin(cwd, *train("-m", *RUN, *ON_SLURM, *options, "hydra.sweep.dir=search")).wait(600)
+    space = "optimizer.lr=tag(log, interval(1e-5, 0.2))"
+    status = begin(cwd, *train("-m", *RUN, *ON_SLURM, *options, space, "hydra.sweep.dir=search")).wait(600)
     trials = [rundir.state(path.parent) for path in (cwd / "search").glob("*/status.json")]
     ends = [trial["status"] for trial in trials]
     return {

@@ -406,6 +406,7 @@ def main() -> None:
 def rows(r: dict[str, Any]) -> str:
     """The table."""
     kills, disks, epochs, sweep, fuzz = (r[name] for name in ("kills", "disks", "epochs", "sweep", "fuzz"))
+    workers = f"{n} of them with two loader workers; " if (n := kills.get("kills with loader workers")) else ""
     moments = ", ".join(f"{moment} {kills.get(moment, 0)}" for moment in MOMENTS)
     flat = "{rss_mb:.0f} MB, {threads:.0f} threads, {files:.0f} open files, {children:.0f} children".format
     inputs = ", ".join(f"{name.removeprefix('test_').replace('_', ' ')} {n:,}" for name, n in fuzz["inputs"].items())
@@ -427,9 +428,8 @@ def rows(r: dict[str, Any]) -> str:
             (
                 f"`kill -9`, at a random moment of {moments}; then `resume=latest`",
                 kills["kills"],
-                f"{kills.get('kills with loader workers', 0)} of them with two loader workers; "
-                f"{kills.get('nothing to resume', 0)} times there was nothing to resume, and it said so; else it "
-                f"went on: {kills['finished with the same bits']} of {kills['finished']} finished runs (onecycle, "
+                f"{workers}{kills.get('nothing to resume', 0)} times there was nothing to resume, and it said so; "
+                f"else it went on: {kills['finished with the same bits']} of {kills['finished']} finished runs (onecycle, "
                 "multistep, plateau) have the weights, metrics, rates and test result of an undisturbed one, to the "
                 f"bit. Of {kills['whole files']:,} files {kills['damaged files']} damaged; {kills['unfinished files']} "
                 f"unfinished ones ({kills['unfinished bytes'] / 1e6:.0f} MB) lay beside, and were removed",

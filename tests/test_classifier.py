@@ -276,12 +276,13 @@ def test_the_optimizer_is_fused_on_cuda_where_nothing_else_is_asked_for(
     tiny_network: nn.Module, device: str, options: dict[str, bool], clip: float | None, fused: bool | None
 ) -> None:
     module = Classifier(tiny_network, partial(torch.optim.SGD, **options), schedulers.constant, CLASSES, lr=0.1)
-    strategy = SimpleNamespace(root_device=torch.device(device), broadcast=lambda value: value)
+    strategy = SimpleNamespace(root_device=torch.device(device), broadcast=lambda lr: lr / 2)
     module._trainer = SimpleNamespace(  # type: ignore[assignment]
         strategy=strategy, gradient_clip_val=clip, max_epochs=1, estimated_stepping_batches=9
     )
     optimizers, _ = module.configure_optimizers()  # type: ignore[misc]
     assert optimizers[0].defaults["fused"] is fused  # type: ignore[index]
+    assert module.hparams["lr"] == optimizers[0].defaults["lr"] == 0.05  # type: ignore[index]  # the first process's
 
 
 @pytest.mark.parametrize("lr", [0.0, -1.0])

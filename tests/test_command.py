@@ -211,6 +211,7 @@ def test_a_step_that_fp16_left_out_is_no_warning(caplog: pytest.LogCaptureFixtur
 )
 def test_what_everybody_knows_is_no_warning(noise: str, caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings():
+        logging.captureWarnings(False)  # so that it is captured anew, within this block
         command._one_log()
         for said in (noise, "something else"):
             warnings.warn(said, UserWarning, stacklevel=1)

@@ -99,10 +99,10 @@ def test_only_training_has_workers(tiny_source: Source) -> None:
     assert [loader.num_workers for loader in loaders] == [2, 0, 0]  # type: ignore[union-attr]
 
 
-def test_a_gpu_evaluates_larger_batches(tiny_source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    for gpu, larger in ((False, 8), (True, 32)):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
-        data = make(tiny_source, batch_size=8)
+def test_a_gpu_evaluates_larger_batches(tiny_source: Source) -> None:
+    for accelerator, larger in (("cpu", 8), ("cuda", 32)):
+        data = make(tiny_source, batch_size=8, num_workers=0)
+        data.accelerator = accelerator
         loaders = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
         assert [loader.batch_size for loader in loaders] == [8, larger, larger]  # type: ignore[union-attr]
 

@@ -12,9 +12,9 @@ ROWS = [
 
 
 def test_the_best_epoch_is_the_monitors() -> None:
-    by_loss = training(ROWS, "val/loss", "min", target_acc=0.75)
+    by_loss = training(ROWS, "val/loss", target_acc=0.75)
     assert by_loss["val"] == {"best_acc": 0.7, "best_loss": 0.85, "best_epoch": 3}
-    summary = training(ROWS, "val/acc", "max", target_acc=0.75)
+    summary = training(ROWS, "val/acc", target_acc=0.75)
     assert summary["val"] == {"best_acc": 0.8, "best_loss": 0.9, "best_epoch": 2}
     assert (summary["first_epoch_at_target"], summary["epochs"]) == (2, 3)
     assert (summary["seconds"], summary["images_per_second"]) == (13.0, 100.0)
@@ -22,6 +22,6 @@ def test_the_best_epoch_is_the_monitors() -> None:
 
 def test_without_validation_there_is_no_best_epoch() -> None:
     rows = [{k: v for k, v in row.items() if not k.startswith("val/")} for row in ROWS]
-    summary = training(rows, "val/acc", "max", 0.75)
+    summary = training(rows, "val/acc", 0.75)
     assert summary["val"] is None
     assert summary["first_epoch_at_target"] is None

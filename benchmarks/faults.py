@@ -432,7 +432,8 @@ def rows(r: dict[str, Any]) -> str:
                 f"else it went on: {kills['finished with the same bits']} of {kills['finished']} finished runs "
                 "(onecycle, multistep, plateau) have the weights, metrics, rates and test result of an undisturbed "
                 f"one, to the bit. Of {kills['whole files']:,} files {kills['damaged files']} damaged; "
-                f"{kills['unfinished files']} unfinished ones ({kills['unfinished bytes'] / 1e6:.0f} MB) lay beside, and were removed",
+                f"{kills['unfinished files']} unfinished ones ({kills['unfinished bytes'] / 1e6:.0f} MB) lay beside, "
+                "and were removed",
             ),
             (
                 f"a disk of {min(disks['megabytes'])} to {max(disks['megabytes'])} MB runs full",

@@ -22,6 +22,7 @@ REPLICATES = ("seed", "data.fold")  # what repeats a configuration
 APART = re.compile(
     r"(^|\.)(seed|fold|num_workers)$|^(run_dir|resume)$|^(sweep|logger|datamodule|callbacks\.dashboard)(\.|$)"
 )
+ROOTS = ("data.root", "data.source.root")
 
 
 class Spread(NamedTuple):
@@ -266,6 +267,8 @@ def _read(directory: Path) -> Run:
     if (directory / rundir.CONFIG).is_file():
         config = flat(OmegaConf.to_container(OmegaConf.load(directory / rundir.CONFIG), resolve=False))
     where = str(config.get("run_dir"))
+    if not str(config.get("data.source._target_")).endswith("image_folder"):  # the same images wherever they lie
+        config = {k: v for k, v in config.items() if k not in ROOTS}
     finished = status["status"] == "finished"
     return Run(
         directory,

@@ -134,3 +134,13 @@ def test_a_damaged_run_is_a_row_and_no_end(make: Make, tmp_path: Path, file: str
     assert [run.status for run in found.others] == ["unreadable"]
     assert found.others[0].error
     assert len(found.finished) == 1
+
+
+@pytest.mark.parametrize(("source", "configurations"), [("cifar10.cifar10", 1), ("image_folder.image_folder", 2)])
+def test_the_same_images_elsewhere_are_no_other_configuration(
+    make: Make, tmp_path: Path, source: str, configurations: int
+) -> None:
+    for seed, root in enumerate(("/here", "/there")):
+        data = {"root": root, "source": {"_target_": f"cifar_pl.sources.{source}", "root": root}}
+        make(str(seed), f"seed={seed}", val=0.9, data=data)
+    assert len(Comparison(compare.find([tmp_path])).configurations) == configurations

@@ -1,4 +1,7 @@
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -6,8 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18 as torchvision_resnet18
 
+from cifar_pl import hardware
 from cifar_pl.errors import UserError
 from cifar_pl.network import BatchNormDropout, Normalize, resnet18, whiten
+from tests.conftest import ROOT
 
 
 def test_it_has_11173962_parameters() -> None:
@@ -100,3 +105,25 @@ def test_dropout_changes_no_name_and_no_output_outside_of_training() -> None:
     dropped.load_state_dict(plain.state_dict())
     assert torch.equal(plain(image), dropped(image))
     assert not torch.equal(plain.train()(image), dropped.train()(image))
+
+
+STEP = """
+import torch, torch.nn.functional as F
+from cifar_pl.network import resnet18
+network = resnet18(10, [0.5] * 3, [0.2] * 3).to(memory_format=torch.channels_last)
+for size in (24, 32):
+    image = torch.randint(0, 256, (8, 3, size, size), dtype=torch.uint8).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(image)
+    F.cross_entropy(logits.float(), torch.arange(8)).backward()
+"""
+
+
+@pytest.mark.skipif(hardware.precision("auto", "cpu") != "bf16-mixed", reason="this processor has no bf16 of its own")
+def test_no_convolution_of_a_step_in_bf16_falls_to_onednns_reference_code() -> None:
+    environment = {**os.environ, "ONEDNN_VERBOSE": "1", "PYTHONPATH": str(ROOT)}
+    said = subprocess.run([sys.executable, "-c", STEP], env=environment, capture_output=True, text=True, check=True)
+    used = [line.split(",")[6:8] for line in said.stdout.splitlines() if ",exec," in line and ",convolution," in line]
+    kinds = {"forward_training", "backward_data", "backward_weights"}
+    assert {kind for _, kind in used} == kinds
+    assert not [name for name, _ in used if "bf16" not in name or name.startswith("ref")]

@@ -76,7 +76,9 @@ def _sweep(argv: list[str], directory: Path) -> list[str]:
     require(file.is_file(), f"sweep.resume={directory}: this is not a sweep's directory (it has no {SWEEP}).")
     saved: Any = OmegaConf.load(file)
     known = OmegaConf.is_dict(saved)
-    typed = [OmegaConf.select(saved, f"hydra.overrides.{kind}") if known else None for kind in ("task", "hydra")]
+    typed: list[Any] = [
+        OmegaConf.select(saved, f"hydra.overrides.{kind}") if known else None for kind in ("task", "hydra")
+    ]
     require(all(OmegaConf.is_list(part) for part in typed), f"{file} names no overrides. It is damaged.")
     old = [str(o) for part in typed for o in part if o != "hydra.mode=MULTIRUN"]
     require(

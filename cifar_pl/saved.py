@@ -157,7 +157,7 @@ def find(name: str) -> Saved:
 
 
 def images(cfg: DictConfig, augment: bool = False) -> DataModule:
-    """The images that a run's config names.
+    """The images that a run's config names; of a run from another machine those in a folder of that name here.
 
     Raises:
         UserError: it names something else than images, or transforms that are not of this project's configs.
@@ -170,6 +170,10 @@ def images(cfg: DictConfig, augment: bool = False) -> DataModule:
     nested = [key for key, value in source.items() if isinstance(value, (dict, list))]
     require(not nested, f"The run's {rundir.CONFIG} has more than a plain value for {nested} of its source.")
     shipped.allow(plain, "cifar_pl.datamodule.DataModule")
+    root = Path(str(source.get("root", ".")))
+    if not root.exists() and Path(root.name).exists():
+        log.info("%s is not on this machine: the images are read from %s, here.", root, root.name)
+        source["root"] = root.name
     data: DataModule = build(OmegaConf.create({**plain, "source": source, "augment": transforms}), "datamodule")
     return data
 

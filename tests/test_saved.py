@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -154,6 +155,19 @@ def test_a_checkpoint_predicts_without_its_run(own_run: Path, tmp_path: Path) ->
 def test_the_root_of_the_images_is_kept_absolute(finished_run: Path) -> None:
     cfg = OmegaConf.load(finished_run / "config.yaml")
     assert Path(cfg.data.root) == finished_run.parent / "data"  # typed where it was begun, as `data`
+
+
+def test_images_of_a_run_from_another_machine_may_lie_here(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg: Any = OmegaConf.load(finished_run / "config.yaml")
+    target = "cifar_pl.sources.image_folder.image_folder"
+    cfg.datamodule.source = {"_target_": target, "_partial_": True, "root": "/nowhere/mine", "image_size": 8}
+    monkeypatch.chdir(tmp_path)
+    for root in ("/nowhere/mine", "mine"):
+        source: Any = saved.images(cfg)._make_source
+        assert source.keywords["root"] == root
+        Path("mine").mkdir(exist_ok=True)
 
 
 def test_what_is_no_run_is_refused(own_run: Path, tmp_path: Path) -> None:

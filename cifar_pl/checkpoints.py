@@ -41,6 +41,11 @@ class WholeFiles(TorchCheckpointIO):
         else:
             _write(checkpoint, Path(path))
 
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove what is at `path`, and what would come there."""
+        self._held.pop(Path(path), None)
+        super().remove_checkpoint(path)
+
     def flush(self) -> None:
         """Write what is held; what a signal interrupts is held still.
 

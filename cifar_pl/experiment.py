@@ -86,6 +86,8 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     kept = cfg.copy()
     kept.data.root = str(Path(cfg.data.root).absolute())  # whoever explains the run may stand elsewhere
     if processes.rank() == 0:
+        for old in () if cfg.resume else rundir.FIRST_FILES:  # of an attempt that ended before its first epoch did
+            (run_dir / old).unlink(missing_ok=True)
         rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(kept, resolve=True))
         rundir.write(run_dir / resume.OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
     data: DataModule = build(cfg.datamodule)
@@ -227,6 +229,7 @@ def _check(cfg: DictConfig) -> None:
     require(
         HydraConfig.get().mode != RunMode.MULTIRUN
         or cfg.trainer.devices in (1, "1")
+        or (isinstance(cfg.trainer.devices, ListConfig) and len(cfg.trainer.devices) == 1)
         or (cfg.trainer.devices == "auto" and torch.cuda.device_count() <= 1),
         f"trainer.devices={cfg.trainer.devices}: a sweep in one process cannot start several per run. "
         "Leave out -m, and let the shell sweep: for seed in 0 1 2; do python train.py trainer=ddp seed=$seed; done",

@@ -148,10 +148,18 @@ def config(asked: DictConfig, run_dir: Path) -> DictConfig:
         f"resume={run_dir}: the run is finished. If its schedule allows more epochs, raise trainer.max_epochs.",
     )
     begun = (run_dir / rundir.LAST).is_file()
+    require(begun or not _has_results(run_dir), f"resume={run_dir}: it has no {rundir.LAST} to go on from. Begin anew.")
     cfg.resume = str(run_dir) if begun else None
     if not begun:
         log.info("The run ended before its first epoch did: it begins again.")
     return cfg
+
+
+def _has_results(run_dir: Path) -> bool:
+    """Whether more than one epoch, whose row comes before its checkpoint, would be lost by beginning again."""
+    file = run_dir / rundir.METRICS
+    epochs = len(file.read_text().splitlines()) - 1 if file.is_file() else 0
+    return epochs > 1 or (run_dir / rundir.SUMMARY).is_file()
 
 
 def overrides(directory: Path) -> list[str]:

@@ -32,6 +32,7 @@ PAGE = "report.html"
 STUDY = "study.db"  # of a search, in the sweep's directory
 BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
+FIRST_FILES = (FINDER, RANGE_TEST, LR_FIGURE, FIRST_STEPS, BEST)  # what a run may have left in its first epoch
 PART = ".part"  # ends the name of a file that is being written
 
 

@@ -136,7 +136,8 @@ def find(name: str) -> Saved:
         predictions = Predictions(**said).checked() if said else None
         accelerator = hardware.accelerator("auto")
         network = network.to(memory_format=hardware.memory_format(accelerator))
-        dtype = hardware.dtype(facts.get("hardware", {}).get("precision"), cfg.precision, accelerator)
+        computed = facts.get("hardware", {}).get("precision") or known.get("precision")
+        dtype = hardware.dtype(computed, cfg.precision, accelerator)
     except UserError:
         raise
     except Exception as error:

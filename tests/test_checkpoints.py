@@ -174,3 +174,12 @@ def test_a_full_disk_in_a_run_that_ends_anyway_adds_a_line(
         fit(tmp_path, tiny_network, tiny_source, 1e9, Fills(RuntimeError("no more")))
     assert caplog.text.count("could not be written") == 1
     assert epochs(tmp_path) == (0, 0)
+
+
+def test_what_is_removed_before_it_is_written_never_appears(tmp_path: Path) -> None:
+    files = WholeFiles()
+    files.holds = True
+    files.save_checkpoint({"state_dict": {}}, tmp_path / "best-1.ckpt")
+    files.remove_checkpoint(tmp_path / "best-1.ckpt")
+    files.flush()
+    assert not list(tmp_path.iterdir())

@@ -396,6 +396,9 @@ def test_what_cannot_be_resumed_is_refused_and_left_alone(config: Callable[..., 
         experiment.run(config(f"resume={run_dir}", run_dir=run_dir))
     assert not (tmp_path / "owned").exists()
     (run_dir / "config.yaml").write_text(own)
+    last.unlink()
+    with pytest.raises(UserError, match=r"no checkpoints/last\.ckpt to go on from"):  # and results to lose
+        experiment.run(config(f"resume={run_dir}", run_dir=run_dir))
 
     moved = tmp_path / "moved"
     run_dir.rename(moved)
@@ -411,8 +414,11 @@ def test_a_run_that_failed_in_its_first_epoch_begins_again(config: Callable[...,
         with pytest.raises(UserError, match=r"epoch 1"):
             experiment.run(config(*broken, *goes_on, run_dir=run_dir))
     assert OmegaConf.load(run_dir / "config.yaml").seed == 1
+    for name in ("lr_finder.json", "lr_finder.csv"):
+        (run_dir / name).write_text("of the attempt before")
     experiment.run(config(*once, run_dir=run_dir))
     assert json.loads((run_dir / "status.json").read_text())["status"] == "finished"
+    assert not list(run_dir.glob("lr_finder.*"))
     with pytest.raises(UserError, match="holds a run already"):
         experiment.run(config(*once, run_dir=run_dir))
 

@@ -88,8 +88,9 @@ class Guard(Callback):
         losses = trainer.strategy.reduce(torch.stack([step.loss for step in self._steps]), reduce_op="mean")
         finite = torch.isfinite(torch.as_tensor(losses))
         if not finite.all():
-            first = self._steps[int(finite.int().argmin())]
-            self._stop(trainer, f"The loss became {float(first.loss)} in step {first.number}", first.lr)
+            place = int(finite.int().argmin())
+            first, loss = self._steps[place], float(torch.as_tensor(losses)[place])  # the mean of all processes
+            self._stop(trainer, f"The loss became {loss} in step {first.number}", first.lr)
         self._recent.extend(torch.as_tensor(losses).tolist())
         self._steps.clear()
 

@@ -31,7 +31,8 @@ class Last(ModelCheckpoint):
         """Let checkpoints wait."""
         files = trainer.strategy.checkpoint_io
         assert isinstance(files, WholeFiles)
-        self._files, files.holds = files, True
+        # Of several processes one may end the others in less time than a late write takes.
+        self._files, files.holds = files, trainer.world_size == 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep this epoch's; write where it is time."""

@@ -98,14 +98,14 @@ def bare(turns: Turns, overrides: list[str]) -> None:
     """Network and optimizer alone."""
     network, make, train, val, precision = ready(overrides)
     optimizer, device = make(network.parameters()), train[0][0].device.type
-    half = precision != "32-true"
+    dtype = hardware.DTYPES[precision]
     turns.report()
     while True:
         turns.wait()
         begin = time.perf_counter()
         for n in range(STEPS):
             image, label = train[n % len(train)]
-            with torch.autocast(device, torch.bfloat16, enabled=half):
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
                 logits = network(image)
             loss = F.cross_entropy(logits.float(), label)
             optimizer.zero_grad()
@@ -114,7 +114,7 @@ def bare(turns: Turns, overrides: list[str]) -> None:
         synchronize()
         trained = time.perf_counter()
         network.eval()
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=half):
+        with torch.no_grad(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
             for image, _ in val:
                 network(image)
         network.train()
@@ -227,7 +227,7 @@ def main() -> None:
     ms = {name: {kind: spread([t[kind] for t in own]) for kind in KINDS} for name, own in turns.items()}
     record = {
         "benchmark": "overhead",
-        **head("benchmarks.overhead"),
+        **head("benchmarks.overhead", hardware.accelerator(config(overrides).trainer.accelerator)),
         "rounds": args.rounds - 1,
         "load_average": os.getloadavg()[1],
         "ms": ms,

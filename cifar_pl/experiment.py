@@ -84,7 +84,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     precision = hardware.precision(cfg.precision, accelerator, gpu)
     machine = {**hardware.describe(gpu), "precision": precision, "accelerator": accelerator}
     kept = cfg.copy()
-    kept.data.root = str(Path(cfg.data.root).absolute())  # whoever explains the run may stand elsewhere
+    kept.data.root = str(Path(cfg.data.root).absolute())  # it may be explained from another directory
     if processes.rank() == 0:
         for old in () if cfg.resume else rundir.FIRST_FILES:  # of an attempt that ended before its first epoch did
             (run_dir / old).unlink(missing_ok=True)

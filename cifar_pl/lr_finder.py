@@ -237,7 +237,7 @@ def _safe(curve: Curve) -> float:
 
 
 def _means(curve: Curve) -> NDArray[np.float64]:
-    """Of each loss and its two neighbours; the first and the last count twice."""
+    """The mean of each loss and its two neighbours; the first and the last loss count twice."""
     padded = np.pad(curve.loss, 1, mode="edge")
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 

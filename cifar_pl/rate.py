@@ -38,11 +38,12 @@ def choose(
     """
     lr, source = float(cfg.optimizer.lr), "from the config"
     file = run_dir / rundir.FINDER
-    if cfg.lr_finder.enabled and measure and not cfg.resume:
-        find(cfg, network, data, trainer, run_dir)
-    if cfg.lr_finder.enabled and measure and file.is_file():
-        found = rundir.read_json(file)
-        lr, source = found["lr"], found["source"]
+    if cfg.lr_finder.enabled and measure:
+        if not cfg.resume:
+            find(cfg, network, data, trainer, run_dir)
+        if file.is_file():
+            found = rundir.read_json(file)
+            lr, source = found["lr"], found["source"]
     if cfg.resume:
         checkpoint, _ = checkpoints.read(run_dir / rundir.LAST, network)
         lr = checkpoint["hyper_parameters"]["lr"]

@@ -18,8 +18,8 @@ SWEEP = "multirun.yaml"
 NO_SUBDIR = "hydra.output_subdir=null"  # a refused resume leaves the run's .hydra as it was
 # What may differ, because it does not change a single weight, and where else in a run's config it stands.
 FREE = {
-    "trainer.max_epochs": ("callbacks", "dashboard", "hparams", "training/epochs"),
-    "data.num_workers": ("datamodule", "num_workers"),
+    "trainer.max_epochs": "callbacks.dashboard.hparams.training/epochs",
+    "data.num_workers": "datamodule.num_workers",
 }
 TARGET = re.compile(r"_target_\s*[:=]\s*['\"]?([\w.]+)")  # in an override
 EXPANDED = {"hydra.run.dir", "hydra.output_subdir", "hydra.job.name"}  # by us, and by Lightning for its processes
@@ -121,7 +121,7 @@ def config(asked: DictConfig, run_dir: Path) -> DictConfig:
         f"resume={run_dir}: {rundir.CONFIG} names {', '.join(sorted(strangers))}, not of this project's configs, which "
         "could run any program. If it is yours, type the override with its _target_ again.",
     )
-    shipped.allow(plain, *shipped.named(plain))
+    shipped.require_resolved(plain)
     require(
         Path(cfg.run_dir) == Path(asked.run_dir),
         f"resume={run_dir}: the run was made in {cfg.run_dir}, and its checkpoints know that path. Move it back.",
@@ -129,13 +129,9 @@ def config(asked: DictConfig, run_dir: Path) -> DictConfig:
     planned = cfg.trainer.max_epochs
     for key, copy in FREE.items():
         if key in map(key_of, task):
-            value, (*parents, last) = OmegaConf.select(asked, key), copy
-            OmegaConf.update(cfg, key, value)
-            node: Any = cfg
-            for name in parents:
-                node = node.get(name) if node else None
-            if node:
-                node[last] = value
+            for place in (key, copy):
+                if OmegaConf.select(cfg, place) is not None:  # a callback may be left out
+                    OmegaConf.update(cfg, place, OmegaConf.select(asked, key))
     epochs = cfg.trainer.max_epochs
     require(
         epochs == planned or (isinstance(epochs, int) and epochs > planned and _may_grow(cfg)),
@@ -157,9 +153,9 @@ def config(asked: DictConfig, run_dir: Path) -> DictConfig:
 
 def _has_results(run_dir: Path) -> bool:
     """Whether more than one epoch, whose row comes before its checkpoint, would be lost by beginning again."""
-    file = run_dir / rundir.METRICS
-    epochs = len(file.read_text().splitlines()) - 1 if file.is_file() else 0
-    return epochs > 1 or (run_dir / rundir.SUMMARY).is_file()
+    from cifar_pl.summary import read_metrics  # numpy, which --help does without
+
+    return len(read_metrics(run_dir / rundir.METRICS)) > 1 or (run_dir / rundir.SUMMARY).is_file()
 
 
 def overrides(directory: Path) -> list[str]:

@@ -28,7 +28,7 @@ class Saved:
     """A run's network, on `device`, in evaluation mode.
 
     Attributes:
-        directory: Of the run; of a checkpoint without its run the one that it is in.
+        directory: The run's; for a checkpoint without its run, the directory that holds it.
         checkpoint: The file that the weights are from.
         cfg: The run's config.
         network: uint8 (N, 3, H, W) to logits (N, classes).

@@ -75,7 +75,12 @@ def allow(node: Any, *targets: str) -> None:
         not others,
         f"The run's {rundir.CONFIG} names {', '.join(sorted(others))}; it may only name {', '.join(targets)}.",
     )
-    for _, value in _leaves(node):  # a run writes its config resolved
+    require_resolved(node)
+
+
+def require_resolved(node: Any) -> None:
+    """Raises UserError if a value in a node of a run's config is an interpolation: a run writes its config resolved."""
+    for _, value in _leaves(node):
         require("${" not in str(value), f"The run's {rundir.CONFIG} has {value!r}, which is not for a run's config.")
 
 

@@ -54,5 +54,5 @@ def gpus(accelerator: str, partition: str | None) -> int | None:
     if shutil.which("sinfo") is None:
         return 1
     command = ["sinfo", "--noheader", "--format=%G", *([f"--partition={partition}"] if partition else [])]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    return 1 if said.returncode or "gpu" in said.stdout else None
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return 1 if answer.returncode or "gpu" in answer.stdout else None

@@ -86,8 +86,8 @@ class Sweep:
         try:
             self._launcher.launch([arguments], job.number)
         except Exception as error:  # noqa: BLE001 - a process is gone, a queue refused: each launcher has its own
-            said = " ".join(str(error).strip().splitlines()[:2]).strip(" -")
-            reason = f" {type(self._launcher).__name__}: {said}"
+            message = " ".join(str(error).strip().splitlines()[:2]).strip(" -")
+            reason = f" {type(self._launcher).__name__}: {message}"
         self._begun.remove(job)
         self._done += 1
         gc.collect()  # a run's network hangs in cycles, and the next run comes before Python looks for them

@@ -38,7 +38,8 @@ class Dashboard(Callback):
     def __init__(self, run_dir: str | Path, hparams: Mapping[str, Any]) -> None:
         """Write into `run_dir`; `hparams` are the columns of TensorBoard's HParams tab."""
         self._run_dir, self._hparams = Path(run_dir), dict(hparams)
-        self._drawn, self._undrawn = -CALM, list[tuple[int, NDArray[np.int64]]]()
+        self._drawn = -CALM
+        self._undrawn: tuple[int, NDArray[np.int64]] | None = None  # epoch and counts of the last validation
 
     def on_fit_start(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         """Show what the augmentation does to some training images."""
@@ -67,7 +68,7 @@ class Dashboard(Callback):
         recalls = {f"{CLASS}/{s.name}": s.recall for s in scores(counts, classes) if s.recall is not None}
         for logger in trainer.loggers:
             logger.log_metrics(recalls, step=epoch)
-        self._undrawn = [(epoch, counts)]
+        self._undrawn = epoch, counts
         if time.monotonic() - self._drawn >= CALM:
             self._draw_confusion(trainer, pl_module)
 
@@ -99,10 +100,11 @@ class Dashboard(Callback):
                 logger.log_metrics(results)
 
     def _draw_confusion(self, trainer: Trainer, pl_module: Classifier) -> None:
-        for epoch, counts in self._undrawn if _boards(trainer) else ():
+        if self._undrawn and _boards(trainer):
+            epoch, counts = self._undrawn
             figure = figures.confusion_matrix(counts, pl_module.hparams["classes"], f"validation, epoch {epoch}")
             _show(trainer, "confusion_matrix_by_epoch", figure, epoch)
-        self._undrawn, self._drawn = [], time.monotonic()
+        self._undrawn, self._drawn = None, time.monotonic()
 
     def _known(self, pl_module: Classifier) -> dict[str, Any]:
         return {**self._hparams, "lr": pl_module.hparams["lr"]}

@@ -10,7 +10,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from cifar_pl import command, hardware, rundir, summary
+from cifar_pl.cli import command
+from cifar_pl.machine import hardware
+from cifar_pl.runs import rundir, summary
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from benchmarks.common import ROOT, TINY, head, save, table
-from cifar_pl import rundir
+from cifar_pl.runs import rundir
 
 EPOCHS = 4
 SHORT = (

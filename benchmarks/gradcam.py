@@ -19,9 +19,9 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from benchmarks.common import ROOT, head, median, save, table
-from cifar_pl import hardware
-from cifar_pl.gradcam import heat_maps
-from cifar_pl.network import resnet18
+from cifar_pl.evaluation.gradcam import heat_maps
+from cifar_pl.machine import hardware
+from cifar_pl.models.resnet18 import resnet18
 
 LAYER = "layer3"
 NUMBERS = (25, 100, 400, 1600)

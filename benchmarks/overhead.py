@@ -33,12 +33,12 @@ from torch.utils.data import DataLoader
 
 from benchmarks.common import config, head, median, save, table
 from benchmarks.throughput import Contestant, Turns, synchronize
-from cifar_pl import hardware
-from cifar_pl.batches import Batch, ImageDataset, Key
-from cifar_pl.build import build
-from cifar_pl.experiment import initial
-from cifar_pl.network import Normalize
-from cifar_pl.sources import Images, Source
+from cifar_pl.config.build import build
+from cifar_pl.data.batches import Batch, ImageDataset, Key
+from cifar_pl.data.images import Images, Source
+from cifar_pl.machine import hardware
+from cifar_pl.models.resnet18 import Normalize
+from cifar_pl.training.experiment import initial
 
 STEPS, VALIDATED, BATCH = 100, 1000, 128
 READY = 16  # batches

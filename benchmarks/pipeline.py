@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.common import config, head, median, save, table
-from cifar_pl import hardware
-from cifar_pl.build import build
-from cifar_pl.datamodule import DataModule
+from cifar_pl.config.build import build
+from cifar_pl.data.datamodule import DataModule
+from cifar_pl.machine import hardware
 
 FLIP = v2.RandomHorizontalFlip()
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import ROOT, head, median, save, table
-from cifar_pl import hardware, saved
-from cifar_pl.pictures import collect
+from cifar_pl.data.pictures import collect
+from cifar_pl.inference import saved
+from cifar_pl.machine import hardware
 
 
 def process(run: Path, images: Path) -> tuple[float, float]:

@@ -27,10 +27,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.common import ROOT, config, head, save, table
-from cifar_pl import experiment, figures, hardware, lr_finder, rate, rundir, schedulers
-from cifar_pl.build import build
-from cifar_pl.sources import Images, Source
-from cifar_pl.sources.cifar10 import cifar10
+from cifar_pl.config.build import build
+from cifar_pl.data.cifar10 import cifar10
+from cifar_pl.data.images import Images, Source
+from cifar_pl.machine import hardware
+from cifar_pl.reporting import figures
+from cifar_pl.runs import rundir
+from cifar_pl.training import experiment, learning_rate, lr_finder, schedulers
 
 PIXELS, HELD_OUT = 8, 10_000
 SEEDS, TESTS = (0, 1), range(10)
@@ -130,7 +133,7 @@ def measured(overrides: Sequence[str]) -> dict[str, list[float]]:
     asked = cfg.lr_finder
     with tempfile.TemporaryDirectory() as scratch:
         curve = lr_finder.measure(
-            rate.spare(cfg, network, data),
+            learning_rate.spare(cfg, network, data),
             data.train_dataloader(),
             {**trainer, "default_root_dir": scratch},
             number,

@@ -20,7 +20,7 @@ from benchmarks import references
 from benchmarks import suspects as suspects_benchmark
 from benchmarks import sweeps as sweeps_benchmark
 from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, foot, machine, save, table
-from cifar_pl.rundir import read_json
+from cifar_pl.runs.rundir import read_json
 
 README = ROOT / "README.md"
 

@@ -24,8 +24,8 @@ from unittest.mock import patch
 
 from benchmarks.common import ROOT, head, save, table
 from benchmarks.faults import SHORT, same, undisturbed
-from cifar_pl import rundir
-from cifar_pl.summary import read_metrics
+from cifar_pl.runs import rundir
+from cifar_pl.runs.summary import read_metrics
 
 RUN = (*SHORT, "callbacks.misclassified=null", "callbacks.dashboard=null", "callbacks.summary=null")
 ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import head, save, table
-from cifar_pl import rundir
-from cifar_pl.predictions import Predictions, suspects
+from cifar_pl.evaluation.predictions import Predictions, suspects
+from cifar_pl.runs import rundir
 
 KNOWN = Path(__file__).parent / "label_errors.csv"
 FIRST = (10, 25, 50, 100, 200)

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 from benchmarks.common import ROOT, head, median, save, table
-from cifar_pl import hardware
-from cifar_pl.rundir import METRICS
-from cifar_pl.summary import read_metrics
+from cifar_pl.machine import hardware
+from cifar_pl.runs.rundir import METRICS
+from cifar_pl.runs.summary import read_metrics
 
 SEEDS, RATES, SCHEDULERS = (0, 1, 2), (0.05, 0.1), ("onecycle", "multistep")
 DIGITS = ("data=digits", "trainer.accelerator=cpu")  # all of them on the same, whatever the machine has

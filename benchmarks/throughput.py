@@ -37,9 +37,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms as T
 
 from benchmarks.common import ROOT, config, head, median, save, table
-from cifar_pl import hardware
-from cifar_pl.build import build
-from cifar_pl.network import resnet18
+from cifar_pl.config.build import build
+from cifar_pl.machine import hardware
+from cifar_pl.models.resnet18 import resnet18
 
 STEPS = {"usual": 12, "bare": 20, "train": 20}  # of one turn on a CPU: some ten seconds each
 MORE = 20  # times as many on a GPU

@@ -5,10 +5,14 @@ import logging
 import sys
 from pathlib import Path
 
-from cifar_pl import command, figures, gallery, page, rundir, saved
+from cifar_pl.cli import command
 from cifar_pl.errors import nearest, require
-from cifar_pl.gradcam import METHODS
-from cifar_pl.predictions import ORDERS, SPLITS, select
+from cifar_pl.evaluation import gallery
+from cifar_pl.evaluation.gradcam import METHODS
+from cifar_pl.evaluation.predictions import ORDERS, SPLITS, select
+from cifar_pl.inference import saved
+from cifar_pl.reporting import figures, page
+from cifar_pl.runs import rundir
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cifar_pl import command, rundir, saved
+from cifar_pl.cli import command
 from cifar_pl.errors import UserError, require
+from cifar_pl.inference import saved
+from cifar_pl.runs import rundir
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +138,7 @@ image = np.asarray(picture, np.uint8).transpose(2, 0, 1)[None]
 print(onnxruntime.InferenceSession("model.onnx").run(None, {{"image": image}})[0])
 ```
 
-`model.safetensors` has the weights of `cifar_pl.network.{target}`; the classes are in its metadata.
+`model.safetensors` has the weights of `cifar_pl.models.resnet18.{target}`; the classes are in its metadata.
 """
 
 

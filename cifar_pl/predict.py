@@ -17,13 +17,17 @@ from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cifar_pl import command, figures, hardware, rundir, saved
+from cifar_pl.cli import command
+from cifar_pl.data.image_folder import fit_square
+from cifar_pl.data.pictures import File, collect, load
 from cifar_pl.errors import require
-from cifar_pl.gradcam import heat_maps
-from cifar_pl.pictures import File, collect, load
-from cifar_pl.predictions import Predictions, interval
-from cifar_pl.saved import Saved
-from cifar_pl.sources.image_folder import fit_square
+from cifar_pl.evaluation.gradcam import heat_maps
+from cifar_pl.evaluation.predictions import Predictions, interval
+from cifar_pl.inference import saved
+from cifar_pl.inference.saved import Saved
+from cifar_pl.machine import hardware
+from cifar_pl.reporting import figures
+from cifar_pl.runs import rundir
 
 log = logging.getLogger(__name__)
 

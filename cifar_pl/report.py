@@ -15,10 +15,13 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_pl import command, compare, figures, page, resume, rundir
-from cifar_pl.compare import Comparison, Run, Spread
+from cifar_pl.cli import command
+from cifar_pl.config import resume
 from cifar_pl.errors import require
-from cifar_pl.predictions import SPLITS
+from cifar_pl.evaluation.predictions import SPLITS
+from cifar_pl.reporting import figures, page
+from cifar_pl.runs import compare, rundir
+from cifar_pl.runs.compare import Comparison, Run, Spread
 
 log = logging.getLogger(__name__)
 

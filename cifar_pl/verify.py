@@ -9,10 +9,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 
-from cifar_pl import command, experiment, hardware, rundir, saved, shipped
-from cifar_pl.build import build, complete
-from cifar_pl.callbacks import FirstSteps
+from cifar_pl.cli import command
+from cifar_pl.config import schema
+from cifar_pl.config.build import build, complete
 from cifar_pl.errors import UserError, require
+from cifar_pl.inference import saved
+from cifar_pl.machine import hardware
+from cifar_pl.runs import rundir
+from cifar_pl.training import experiment
+from cifar_pl.training.callbacks import FirstSteps
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +38,9 @@ def main() -> None:
     require(file.is_file(), f"{file} is missing: the run ended in its first steps, or is older than this command.")
     try:
         record: dict[str, Any] = rundir.read_json(file)
-        cfg = shipped.of_run(directory)
+        cfg = schema.of_run(directory)
         for part in (cfg.model, cfg.classifier, cfg.trainer):
-            shipped.allow(OmegaConf.to_container(part), *shipped.targets())
+            schema.allow(OmegaConf.to_container(part), *schema.targets())
         before, facts, lr = [float(loss) for loss in record["losses"]], dict(record["on"]), float(record["lr"])
     except UserError:
         raise

@@ -1,4 +1,4 @@
-"""`-m`: Hydra takes a sweeper from this package alone; `cifar_pl.sweep` does the work."""
+"""`-m`: Hydra takes a sweeper from this package alone; `cifar_pl.sweeps.sweep` does the work."""
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -24,14 +24,14 @@ class CifarSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the jobs that `arguments`, the overrides as typed, describe."""
-        from cifar_pl import sweep  # seconds of torch that --help does without
+        from cifar_pl.sweeps import sweep  # seconds of torch that --help does without
 
         assert self.config is not None
         assert self.hydra_context is not None
         plan: sweep.Plan = sweep.grid
         if "trials" in self.config.sweep:
             try:
-                from cifar_pl import search
+                from cifar_pl.sweeps import search
             except ModuleNotFoundError as error:
                 raise UserError(f'sweep=search: {error} It is an optional part: pip install -e ".[sweep]"') from error
             plan = search.trials

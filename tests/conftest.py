@@ -29,9 +29,10 @@ from torch import nn
 
 from benchmarks.common import TINY
 from benchmarks.screenshots import browser
-from cifar_pl import command, rundir
-from cifar_pl.network import Normalize
-from cifar_pl.sources import Images, Source
+from cifar_pl.cli import command
+from cifar_pl.data.images import Images, Source
+from cifar_pl.models.resnet18 import Normalize
+from cifar_pl.runs import rundir
 
 ROOT = Path(__file__).parents[1]
 torch.backends.mps.is_available = lambda: False

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from cifar_pl import command, shipped
+from cifar_pl.cli import command
+from cifar_pl.config import schema
+from cifar_pl.config.resume import quoted
 from cifar_pl.errors import UserError
-from cifar_pl.network import Normalize
-from cifar_pl.resume import quoted
+from cifar_pl.models.resnet18 import Normalize
 
 Record = Callable[[str, object], None]
 
@@ -72,7 +73,7 @@ OPTIONS_LEFT_OUT = {
     "ddp",
     "gpu",
 }  # the first downloads, ddp starts others
-GROUPS = sorted({p.parent.name for p in shipped.CONF.glob("*/*.yaml")} - {"experiment"})
+GROUPS = sorted({p.parent.name for p in schema.CONF.glob("*/*.yaml")} - {"experiment"})
 QUICK = (
     "data=digits", "data.image_size=8", "data.batch_size=32", "aug=none", "trainer=cpu", "trainer.max_epochs=1",
     "callbacks=none", "logger=none", *(f"+trainer.limit_{part}_batches=1" for part in ("train", "val", "test")),
@@ -87,8 +88,8 @@ VALUES = PLAIN | LISTS | st.dictionaries(st.sampled_from("abp"), PLAIN)
 
 def keys(group: str) -> list[str]:
     """Every key of a group that any shipped config has."""
-    known = [k for k in shipped.values() if group in (k.split(".")[0], "top") and not LEFT_OUT & set(k.split("."))]
-    return [k for k in known if group != "top" or not (shipped.CONF / k.split(".")[0]).is_dir()]
+    known = [k for k in schema.values() if group in (k.split(".")[0], "top") and not LEFT_OUT & set(k.split("."))]
+    return [k for k in known if group != "top" or not (schema.CONF / k.split(".")[0]).is_dir()]
 
 
 def typed(value: object) -> str:
@@ -113,7 +114,7 @@ def small(num_classes: int, mean: Sequence[float], std: Sequence[float], **_: ob
 @st.composite
 def changes(draw: st.DrawFn, group: str) -> list[str]:
     """An option of a group, and up to two of its keys set, deleted, or added."""
-    options = [p.stem for p in (shipped.CONF / group).glob("*.yaml") if p.stem not in OPTIONS_LEFT_OUT]
+    options = [p.stem for p in (schema.CONF / group).glob("*.yaml") if p.stem not in OPTIONS_LEFT_OUT]
     chosen = [f"{group}={draw(st.sampled_from([*sorted(options) * 2, 'nosuch']))}"] if options else []
     for key in draw(st.lists(st.sampled_from(keys(group)), max_size=2, unique=True)):
         value = draw(VALUES)

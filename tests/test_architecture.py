@@ -1,45 +1,43 @@
-"""Imports point down, and Hydra stops at the door."""
+"""Folders import downwards only, none in a circle, and Hydra stops at the door: directly and through others."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[1] / "cifar_pl"
 
-# A module may import from lower levels only.
-LEVELS = (
+FLOORS = (
     {"errors"},
-    {"monitors", "rundir", "sources", "hardware", "processes", "slurm"},
-    {"sources.download", "augment", "network", "schedulers", "gradcam", "figures", "summary", "lr_finder", "shipped"},
-    {"predictions", "resume", "sources.cache"},
-    {"calibration", "compare", "gallery"},
-    {"page"},
-    {"sources.digits", "sources.cifar10", "sources.image_folder", "batches", "build", "checkpoints", "command"},
-    {"datamodule", "pictures", "report", "slots"},
-    {"sweep"},
-    {"search"},
-    {"classifier"},
-    {"callbacks.epoch_log", "callbacks.progress", "callbacks.first_steps", "callbacks.last"},
-    {"callbacks.dashboard"},
-    {"callbacks.guard", "callbacks.misclassified", "callbacks.prune"},
-    {"callbacks"},
-    {"rate"},
-    {"saved"},
-    {"experiment", "explain", "predict", "export"},
-    {"verify"},
+    {"machine", "runs", "evaluation", "models"},
+    {"data", "config"},
+    {"inference", "cli"},
+    {"reporting"},
+    {"training", "sweeps"},
+    {"predict", "explain", "verify", "export", "report"},  # the doors
 )
-LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-MAY_KNOW_HYDRA = {"build", "command", "compare", "experiment", "rate", "resume", "saved", "search", "shipped", "slots"}
-MAY_KNOW_HYDRA |= {"sweep", "verify"}
+FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
+HYDRA = {"hydra", "omegaconf"}
+STILL_UPWARDS = {
+    ("runs", "config"),
+    ("data", "config"),
+    ("training", "sweeps"),
+    ("evaluation", "reporting"),
+    ("evaluation", "machine"),
+    ("sweeps", "report"),
+}
 
 
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT / "cifar_pl").with_suffix("").parts).removesuffix(".__init__")
+def name_of(path: Path) -> str:
+    """cifar_pl/data/split.py is data.split."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"}
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, inside functions too; `from a import b` counts as a.b and a."""
+    """Every module that a file imports, inside functions too; ours without `cifar_pl.`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -47,21 +45,41 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    return found
+    return {name.removeprefix("cifar_pl.") for name in found}
 
 
-FILES = [p for p in sorted((ROOT / "cifar_pl").rglob("*.py")) if p != ROOT / "cifar_pl/__init__.py"]
+IMPORTS = {name: imports(path) for name, path in MODULES.items()}
+OURS = {name: {other for other in found if other in MODULES and other != name} for name, found in IMPORTS.items()}
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_imports_point_down(path: Path) -> None:
-    own = LEVEL[module_name(path)]
-    ours = {name.removeprefix("cifar_pl.") for name in imports(path) if name.startswith("cifar_pl.")}
-    upward = {name for name in ours if name in LEVEL and LEVEL[name] >= own}
-    assert not upward
+def through_others(name: str) -> set[str]:
+    """Every module of ours that importing this one imports."""
+    seen, left = set[str](), {name}
+    while left:
+        seen |= left
+        left = {other for module in left for other in OURS[module]} - seen
+    return seen - {name}
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_hydra_stops_at_the_door(path: Path) -> None:
-    knows = any(name.split(".")[0] in ("hydra", "omegaconf") for name in imports(path))
-    assert not knows or module_name(path) in MAY_KNOW_HYDRA
+@pytest.mark.parametrize("name", MODULES)
+def test_folders_import_downwards(name: str) -> None:
+    folder = name.partition(".")[0]
+    others = {other.partition(".")[0] for other in OURS[name]} - {folder}
+    assert not {other for other in others if FLOOR[other] >= FLOOR[folder] and (folder, other) not in STILL_UPWARDS}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_there_is_no_circle(name: str) -> None:
+    assert name not in {other for module in OURS[name] for other in OURS[module] | through_others(module)}
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n.startswith(("models", "machine", "evaluation"))])
+def test_hydra_stops_at_the_door(name: str) -> None:
+    reached = {name, *through_others(name)}
+    assert not {module for module in reached if HYDRA & {part.partition(".")[0] for part in IMPORTS[module]}}
+
+
+def test_folders_are_small() -> None:
+    for folder in {path.parent for path in MODULES.values()}:
+        files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(files) <= (8 if folder == PACKAGE else 10), folder

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig
 
-from cifar_pl.augment import Augment, cutout
-from cifar_pl.build import build
+from cifar_pl.config.build import build
+from cifar_pl.data.augment import Augment, cutout
 from cifar_pl.errors import UserError
 
 MEAN = (0.2, 0.4, 0.6)

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from cifar_pl import calibration
-from cifar_pl.predictions import Predictions
+from cifar_pl.evaluation import calibration
+from cifar_pl.evaluation.predictions import Predictions
 
 
 def drawn(scale: float, n: int = 4000, seed: int = 0) -> Predictions:

@@ -12,11 +12,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
-from cifar_pl import checkpoints, rundir
-from cifar_pl.callbacks import Last
-from cifar_pl.checkpoints import WholeFiles, read
+from cifar_pl.data.images import Source
 from cifar_pl.errors import UserError
-from cifar_pl.sources import Source
+from cifar_pl.runs import checkpoints, rundir
+from cifar_pl.runs.checkpoints import WholeFiles, read
+from cifar_pl.training.callbacks import Last
 from tests.test_classifier import loaded, make
 from tests.test_sources import Payload
 

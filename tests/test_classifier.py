@@ -13,12 +13,12 @@ from pytorch_lightning import Trainer
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cifar_pl import schedulers
-from cifar_pl.batches import Batch
-from cifar_pl.classifier import Classifier, Schedule
-from cifar_pl.datamodule import DataModule
+from cifar_pl.data.batches import Batch
+from cifar_pl.data.datamodule import DataModule
+from cifar_pl.data.images import Source
 from cifar_pl.errors import UserError
-from cifar_pl.sources import Source
+from cifar_pl.training import schedulers
+from cifar_pl.training.classifier import Classifier, Schedule
 
 CLASSES = ("red", "green", "blue")
 

@@ -15,8 +15,10 @@ import torch
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
-from cifar_pl import command, resume, rundir
+from cifar_pl.cli import command
+from cifar_pl.config import resume
 from cifar_pl.errors import UserError
+from cifar_pl.runs import rundir
 from tests.conftest import LEAN, ROOT, TINY, Train
 
 RUN = (*TINY, *LEAN, "trainer.max_epochs=5", "+trainer.limit_train_batches=4")

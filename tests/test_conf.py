@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_pl.build import build
+from cifar_pl.config.build import build
 from cifar_pl.errors import UserError
 
 CONF = Path(__file__).parents[1] / "conf"

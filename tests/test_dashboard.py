@@ -6,8 +6,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from cifar_pl.callbacks import Dashboard, dashboard
-from cifar_pl.sources import Source
+from cifar_pl.data.images import Source
+from cifar_pl.training.callbacks import Dashboard, dashboard
 from tests.test_classifier import loaded, make, trainer
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from cifar_pl import hardware
-from cifar_pl.batches import Batch, EpochSampler
-from cifar_pl.datamodule import DataModule, channel_statistics, stratified_split
+from cifar_pl.data.batches import Batch, EpochSampler
+from cifar_pl.data.datamodule import DataModule, channel_statistics, stratified_split
+from cifar_pl.data.images import Images, Source
 from cifar_pl.errors import UserError
-from cifar_pl.sources import Images, Source
+from cifar_pl.machine import hardware
 
 
 def make(source: Source, **changes: object) -> DataModule:

@@ -21,11 +21,12 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 
 from benchmarks import faults
-from cifar_pl import experiment, rate, rundir
-from cifar_pl.batches import Batch
-from cifar_pl.build import build
-from cifar_pl.classifier import Classifier
+from cifar_pl.config.build import build
+from cifar_pl.data.batches import Batch
 from cifar_pl.errors import UserError
+from cifar_pl.runs import rundir
+from cifar_pl.training import experiment, learning_rate
+from cifar_pl.training.classifier import Classifier
 from tests.conftest import LEAN, RANGE_TEST, ROOT, TINY, Train
 
 DDP = (*(override for override in TINY if override != "trainer=cpu"), "trainer=ddp", "trainer.accelerator=cpu")
@@ -216,5 +217,5 @@ def test_further_processes_do_not_measure_and_take_no_older_rate(
     cfg: Any = config(*DDP, "lr_finder=range_test")
     nothing: Any = None
     rundir.write_json(tmp_path / rundir.FINDER, {"lr": 0.03, "source": "of an attempt before"})
-    lr, _ = rate.choose(cfg, nothing, nothing, {}, tmp_path, measure=False)
+    lr, _ = learning_rate.choose(cfg, nothing, nothing, {}, tmp_path, measure=False)
     assert lr == cfg.optimizer.lr  # until the classifier has the first process's

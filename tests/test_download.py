@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cifar_pl.data.cifar10 import ARCHIVE, cifar10
+from cifar_pl.data.download import download
 from cifar_pl.errors import UserError
-from cifar_pl.sources.cifar10 import ARCHIVE, cifar10
-from cifar_pl.sources.download import download
 
 DATA = np.random.default_rng(0).bytes(300_000)
 MD5 = hashlib.md5(DATA).hexdigest()

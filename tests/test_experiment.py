@@ -17,12 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_pl import experiment, hardware, rate, rundir
-from cifar_pl.build import build
-from cifar_pl.callbacks import EpochLog
-from cifar_pl.classifier import Classifier
-from cifar_pl.datamodule import DataModule
+from cifar_pl.config.build import build
+from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import UserError
+from cifar_pl.machine import hardware
+from cifar_pl.runs import rundir
+from cifar_pl.training import experiment, learning_rate
+from cifar_pl.training.callbacks import EpochLog
+from cifar_pl.training.classifier import Classifier
 from tests.conftest import LEAN, RANGE_TEST, TINY
 
 SCHEDULES = {
@@ -236,7 +238,7 @@ def test_the_range_test_is_on_the_runs_first_gpu(
     monkeypatch.setattr(hardware, "accelerator", lambda _name, gpu: asked.update(gpu=gpu) or "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # it would ask device_count
-    monkeypatch.setattr(rate, "choose", choose)
+    monkeypatch.setattr(learning_rate, "choose", choose)
     cfg = config(*TINY, "trainer=gpu", "precision=float32", f"trainer.devices={listed}")
     with pytest.raises(PowerCutError):
         experiment.run(cfg)

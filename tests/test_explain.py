@@ -6,7 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from cifar_pl import explain, rundir, saved
+from cifar_pl import explain
+from cifar_pl.inference import saved
+from cifar_pl.runs import rundir
 from tests.conftest import Ask
 
 

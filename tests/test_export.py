@@ -8,7 +8,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from cifar_pl import export, saved
+from cifar_pl import export
+from cifar_pl.inference import saved
 from tests.conftest import Ask
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import faults
-from cifar_pl import rundir
+from cifar_pl.runs import rundir
 from tests.conftest import ROOT, Train
 
 

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cifar_pl import figures
+from cifar_pl.reporting import figures
 
 RNG = np.random.default_rng(0)
 

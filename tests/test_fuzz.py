@@ -18,15 +18,21 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
-from cifar_pl import checkpoints, compare, experiment, pictures, report, rundir, saved, shipped, summary, sweep
-from cifar_pl.augment import Augment
-from cifar_pl.build import build, complete
+from cifar_pl import report
+from cifar_pl.config import schema
+from cifar_pl.config.build import build, complete
+from cifar_pl.data import cifar10 as official
+from cifar_pl.data import pictures
+from cifar_pl.data.augment import Augment
+from cifar_pl.data.image_folder import image_folder
 from cifar_pl.errors import UserError
-from cifar_pl.lr_finder import METHODS, Curve, choose, finite
-from cifar_pl.network import resnet18
-from cifar_pl.predictions import Predictions
-from cifar_pl.sources import cifar10 as official
-from cifar_pl.sources.image_folder import image_folder
+from cifar_pl.evaluation.predictions import Predictions
+from cifar_pl.inference import saved
+from cifar_pl.models.resnet18 import resnet18
+from cifar_pl.runs import checkpoints, compare, rundir, summary
+from cifar_pl.sweeps import sweep
+from cifar_pl.training import experiment
+from cifar_pl.training.lr_finder import METHODS, Curve, choose, finite
 from tests.conftest import Make
 from tests.fuzzing import GROUPS, JSON, QUICK, Record, changes, fuzz, refusal, spoiled
 from tests.test_search import Launcher
@@ -58,7 +64,7 @@ def test_a_config_runs_or_says_why_not(
 
 def plan(cfg: DictConfig, directory: Path) -> None:
     """Run a sweep or a search on a launcher that trains nothing."""
-    search = pytest.importorskip("cifar_pl.search")
+    search = pytest.importorskip("cifar_pl.sweeps.search")
     hydra = {"sweep": {"dir": str(directory)}, "overrides": {"task": [], "hydra": []}}
     with open_dict(cfg):
         cfg = OmegaConf.merge(cfg, {"hydra": hydra})
@@ -105,7 +111,7 @@ def test_augmentations_keep_their_contract_or_are_refused(
         image = np.random.default_rng(seed).integers(0, 256, (height, wide, 3), np.uint8)
         with refusal():
             cfg = config("aug=none", f"data.image_size={min(height, wide)}", *overrides)
-            shipped.check(cfg)
+            schema.check(cfg)
             first, second = (
                 complete(Augment, "aug", transforms=build(cfg.aug), mean=[0.5] * 3, seed=seed) for _ in "12"
             )
@@ -197,7 +203,7 @@ def put_file(path: Path, content: bytes) -> Path:
 
 
 def test_a_spoiled_run_is_found_or_refused(make: Make, record_property: Record) -> None:
-    run = make("run", model={"_target_": "cifar_pl.network.resnet18", "_partial_": True}, precision="float32")
+    run = make("run", model={"_target_": "cifar_pl.models.resnet18.resnet18", "_partial_": True}, precision="float32")
     torch.manual_seed(0)
     state = {f"network.{k}": v for k, v in resnet18(3, [0.5] * 3, [0.5] * 3).state_dict().items()}
     hparams = {"classes": ["a", "b", "c"], "lr": 0.1}

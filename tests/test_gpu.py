@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cifar_pl import hardware, rundir, saved
-from cifar_pl.predictions import Predictions
+from cifar_pl.evaluation.predictions import Predictions
+from cifar_pl.inference import saved
+from cifar_pl.machine import hardware
+from cifar_pl.runs import rundir
 from tests.conftest import ROOT
 from tests.test_guard import BARE
 

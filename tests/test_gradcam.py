@@ -9,8 +9,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from cifar_pl.errors import UserError
-from cifar_pl.gradcam import METHODS, heat_maps
-from cifar_pl.network import resnet18
+from cifar_pl.evaluation.gradcam import METHODS, heat_maps
+from cifar_pl.models.resnet18 import resnet18
 
 IMAGES = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 CLASSES = torch.tensor([0, 1, 2, 1, 0])
@@ -112,7 +112,7 @@ def test_it_works_under_autocast_in_inference_mode_and_for_a_compiled_network(ti
 
 def test_batches_do_not_show(tiny_network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = heat_maps(tiny_network, ["3"], IMAGES, CLASSES, "cpu")
-    monkeypatch.setattr("cifar_pl.gradcam.BATCH", 2)
+    monkeypatch.setattr("cifar_pl.evaluation.gradcam.BATCH", 2)
     np.testing.assert_allclose(heat_maps(tiny_network, ["3"], IMAGES, CLASSES, "cpu"), whole, atol=1e-5)
 
 

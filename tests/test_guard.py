@@ -9,8 +9,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from cifar_pl import experiment
 from cifar_pl.errors import UserError
+from cifar_pl.training import experiment
 from tests.conftest import LEAN, TINY
 
 BARE = (*TINY, *LEAN)

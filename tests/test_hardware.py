@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifar_pl import hardware
 from cifar_pl.errors import UserError
+from cifar_pl.machine import hardware
 
 SCRIPT = """
 import ctypes, os

@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cifar_pl import lr_finder, schedulers
-from cifar_pl.classifier import Classifier
-from cifar_pl.datamodule import DataModule
+from cifar_pl.data.datamodule import DataModule
+from cifar_pl.data.images import Source
 from cifar_pl.errors import UserError
-from cifar_pl.lr_finder import Curve, choose, measure
-from cifar_pl.sources import Source
+from cifar_pl.training import lr_finder, schedulers
+from cifar_pl.training.classifier import Classifier
+from cifar_pl.training.lr_finder import Curve, choose, measure
 
 
 def curve(noise: float = 0.0, centre: float = -2.0, n: int = 100, seed: int = 0, low: float = -5.0) -> Curve:

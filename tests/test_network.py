@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18 as torchvision_resnet18
 
-from cifar_pl import hardware
 from cifar_pl.errors import UserError
-from cifar_pl.network import BatchNormDropout, Normalize, resnet18, whiten
+from cifar_pl.machine import hardware
+from cifar_pl.models.resnet18 import BatchNormDropout, Normalize, resnet18, whiten
 from tests.conftest import ROOT
 
 

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from cifar_pl import figures, page, rundir
-from cifar_pl.gallery import Gallery
-from cifar_pl.predictions import Predictions, select
+from cifar_pl.evaluation.gallery import Gallery
+from cifar_pl.evaluation.predictions import Predictions, select
+from cifar_pl.reporting import figures, page
+from cifar_pl.runs import rundir
 
 MOST = 3_000_000  # bytes
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-from cifar_pl import pictures, predict, rundir, saved
+from cifar_pl import predict
+from cifar_pl.data import pictures
+from cifar_pl.inference import saved
+from cifar_pl.runs import rundir
 from tests.conftest import Ask
 from tests.test_sources import Payload
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from cifar_pl.errors import UserError
-from cifar_pl.predictions import Predictions, confused, interval, scores, select, suspects
+from cifar_pl.evaluation.predictions import Predictions, confused, interval, scores, select, suspects
 
 
 def said(p: list[list[float]], label: list[int]) -> Predictions:

@@ -1,6 +1,6 @@
 import pytest
 
-from cifar_pl import processes
+from cifar_pl.machine import processes
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from cifar_pl.callbacks import Progress, progress
-from cifar_pl.classifier import Mean
-from cifar_pl.sources import Source
+from cifar_pl.data.images import Source
+from cifar_pl.training.callbacks import Progress, progress
+from cifar_pl.training.classifier import Mean
 from tests.test_classifier import loaded, make, trainer
 
 

@@ -16,16 +16,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
-from cifar_pl import experiment, rate, schedulers
-from cifar_pl.augment import Augment
-from cifar_pl.build import build
-from cifar_pl.classifier import Classifier
-from cifar_pl.datamodule import DataModule
+from cifar_pl.config.build import build
+from cifar_pl.data.augment import Augment
+from cifar_pl.data.datamodule import DataModule
+from cifar_pl.data.digits import digits
+from cifar_pl.data.images import Images, Source
 from cifar_pl.errors import UserError
-from cifar_pl.lr_finder import Curve
-from cifar_pl.network import BatchNormDropout, Normalize
-from cifar_pl.sources import Images, Source
-from cifar_pl.sources.digits import digits
+from cifar_pl.models.resnet18 import BatchNormDropout, Normalize
+from cifar_pl.training import experiment, learning_rate, schedulers
+from cifar_pl.training.classifier import Classifier
+from cifar_pl.training.lr_finder import Curve
 from tests.conftest import LEAN, RANGE_TEST, TINY
 
 RECIPES = ("genigarus", "sumankanukollu", "rishabh_bhardwaj", "deepakgowtham", "sid_surange")
@@ -278,10 +278,10 @@ def test_the_range_test_of_each_reports_and_leaves_the_published_rate(
         x = np.linspace(-5, 0, 100)
         return Curve(10**x, 2.3 - 0.8 / (1 + np.exp(-4 * (x + 3))))
 
-    monkeypatch.setattr("cifar_pl.lr_finder.measure", measure)
+    monkeypatch.setattr("cifar_pl.training.lr_finder.measure", measure)
     cfg = config(f"experiment={name}")
     data, classifier, _, _ = made(cfg)
-    found, said = rate.choose(cfg, classifier.network, data, {}, tmp_path, measure=True)
+    found, said = learning_rate.choose(cfg, classifier.network, data, {}, tmp_path, measure=True)
     assert asked == [(100, low, high, momentum, weight_decay, False)]
     assert found == lr
     assert said.startswith("from the config; range test")
@@ -290,7 +290,7 @@ def test_the_range_test_of_each_reports_and_leaves_the_published_rate(
 def test_the_range_test_of_an_experiment_can_be_left_out(config: Callable[..., DictConfig], tmp_path: Path) -> None:
     cfg = config("experiment=genigarus", "lr_finder=none")
     data, classifier, _, _ = made(cfg)
-    assert rate.choose(cfg, classifier.network, data, {}, tmp_path, measure=True) == (
+    assert learning_rate.choose(cfg, classifier.network, data, {}, tmp_path, measure=True) == (
         cfg.optimizer.lr,
         "from the config",
     )
@@ -357,7 +357,7 @@ def test_a_whole_honest_run_opens_the_test_images_after_training(
         return test(self, *args, **kwargs)
 
     sealed = Source(whole.train, Images(whole.test.pixels.view(Sealed), whole.test.labels), whole.classes)
-    monkeypatch.setattr("cifar_pl.sources.digits.digits", lambda image_size: sealed)
+    monkeypatch.setattr("cifar_pl.data.digits.digits", lambda image_size: sealed)
     monkeypatch.setattr(Trainer, "test", opened)
     monkeypatch.setattr(Sealed, "opened", False)
     short = ("trainer.max_epochs=1", "+trainer.limit_train_batches=2", "callbacks.misclassified.number=3")
@@ -382,7 +382,7 @@ def test_a_test_selected_run_is_marked_everywhere(
         drawn[str(figure.get_supxlabel())] = str(figure._supxlabel.get_color()) if figure._supxlabel else ""
         return b""
 
-    monkeypatch.setattr("cifar_pl.figures.png", keep)
+    monkeypatch.setattr("cifar_pl.reporting.figures.png", keep)
     caplog.set_level("INFO")
     experiment.run(config(*TINY, "protocol=published", "trainer.max_epochs=1", "+trainer.limit_train_batches=2"))
     run_dir = tmp_path / "run"

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import rates
 from benchmarks.common import RESULTS
-from cifar_pl import lr_finder, rundir
+from cifar_pl.runs import rundir
+from cifar_pl.training import lr_finder
 from tests.test_sources import write_batches
 
 

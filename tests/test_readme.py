@@ -13,7 +13,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from cifar_pl import experiment
+from cifar_pl.training import experiment
 from tests.conftest import LEAN, ROOT, TINY, Ask, Train
 
 README = (ROOT / "README.md").read_text()

@@ -6,8 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from benchmarks import references
-from cifar_pl import lr_finder, rundir
-from cifar_pl.callbacks.epoch_log import as_csv
+from cifar_pl.runs import rundir
+from cifar_pl.training import lr_finder
+from cifar_pl.training.callbacks.epoch_log import as_csv
 from tests.conftest import ROOT
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from cifar_pl import compare, report
-from cifar_pl.compare import Comparison
+from cifar_pl import report
+from cifar_pl.runs import compare
+from cifar_pl.runs.compare import Comparison
 from tests.conftest import Ask, Make
 
 

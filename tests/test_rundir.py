@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar_pl import rundir
 from cifar_pl.errors import UserError
+from cifar_pl.runs import rundir
 
 
 def status(run_dir: Path) -> dict[str, str]:

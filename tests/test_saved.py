@@ -6,9 +6,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from cifar_pl import rundir, saved
 from cifar_pl.errors import UserError
-from cifar_pl.predictions import Predictions
+from cifar_pl.evaluation.predictions import Predictions
+from cifar_pl.inference import saved
+from cifar_pl.runs import rundir
 from tests.test_sources import Payload
 
 
@@ -70,13 +71,13 @@ def test_an_interrupted_run_has_its_last_epoch(own_run: Path) -> None:
         saved.find(str(own_run))
 
 
-SOURCE = "cifar_pl.sources.cifar10.cifar10"  # builds what it likes, with md5s of its own choice
+SOURCE = "cifar_pl.data.cifar10.cifar10"  # builds what it likes, with md5s of its own choice
 TARGETS = (
     "os.system",
-    "cifar_pl.rundir.write",
-    "cifar_pl.network.torch.load",
-    "cifar_pl.sources.cifar10._unpickle",
-    "cifar_pl.sources.download.download",
+    "cifar_pl.runs.rundir.write",
+    "cifar_pl.models.resnet18.torch.load",
+    "cifar_pl.data.cifar10._unpickle",
+    "cifar_pl.data.download.download",
 )
 
 
@@ -109,7 +110,7 @@ def test_a_config_has_nothing_resolved(own_run: Path, where: str) -> None:
 
 def test_no_md5_and_no_mirror_of_a_config_is_used(own_run: Path) -> None:
     cfg = OmegaConf.load(own_run / "config.yaml")
-    evil = {"_target_": "cifar_pl.sources.cifar10.cifar10", "_partial_": True, "root": str(own_run), "image_size": 32}
+    evil = {"_target_": "cifar_pl.data.cifar10.cifar10", "_partial_": True, "root": str(own_run), "image_size": 32}
     cfg.datamodule.source = {**evil, "mirrors": [f"file://{own_run}/config.yaml"], "files_md5": {}, "archive_md5": ""}
     OmegaConf.save(cfg, own_run / "config.yaml")
     with pytest.raises(UserError, match="no mirror"):
@@ -161,7 +162,7 @@ def test_images_of_a_run_from_another_machine_may_lie_here(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg: Any = OmegaConf.load(finished_run / "config.yaml")
-    target = "cifar_pl.sources.image_folder.image_folder"
+    target = "cifar_pl.data.image_folder.image_folder"
     cfg.datamodule.source = {"_target_": target, "_partial_": True, "root": "/nowhere/mine", "image_size": 8}
     monkeypatch.chdir(tmp_path)
     for root in ("/nowhere/mine", "mine"):

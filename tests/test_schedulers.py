@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from cifar_pl import schedulers
 from cifar_pl.errors import UserError
+from cifar_pl.training import schedulers
 
 EPOCHS, STEPS = 4, 40
 

@@ -7,12 +7,13 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from cifar_pl import rundir, sweep
 from cifar_pl.errors import UserError
+from cifar_pl.runs import rundir
+from cifar_pl.sweeps import sweep
 
 
 def test_the_space_of_a_search_is_what_the_overrides_say() -> None:
-    search = pytest.importorskip("cifar_pl.search")
+    search = pytest.importorskip("cifar_pl.sweeps.search")
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     parsed = OverridesParser.create().parse_overrides(
@@ -49,7 +50,7 @@ class Launcher:
 
 def searched(directory: Path, launcher: Launcher, *typed: str, trials: int = 4) -> Any:
     """The study after `python train.py -m sweep=search sweep.trials=... ...` in `directory`."""
-    search = pytest.importorskip("cifar_pl.search")
+    search = pytest.importorskip("cifar_pl.sweeps.search")
     cfg = {
         "sweep": {"trials": trials, "seed": 0, "startup": 5, "warmup": 0, "space": {}, "at_once": None},
         "protocol": "honest",

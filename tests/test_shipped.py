@@ -5,15 +5,15 @@ from collections.abc import Callable
 import pytest
 from omegaconf import DictConfig
 
-from cifar_pl import shipped
+from cifar_pl.config import schema
 from cifar_pl.errors import UserError
 
-OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in shipped.CONF.glob("*/*.yaml"))
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in schema.CONF.glob("*/*.yaml"))
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_what_is_shipped_is_accepted(config: Callable[..., DictConfig], option: str) -> None:
-    shipped.check(config(option))
+    schema.check(config(option))
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_what_is_shipped_is_accepted(config: Callable[..., DictConfig], option: 
      "+model.dropout.skip=1", "model.dropout={stem: 0.1}"],
 )  # fmt: skip
 def test_other_values_of_the_kind_are_accepted(config: Callable[..., DictConfig], override: str) -> None:
-    shipped.check(config(override))
+    schema.check(config(override))
 
 
 @pytest.mark.parametrize(
@@ -42,5 +42,5 @@ def test_other_values_of_the_kind_are_accepted(config: Callable[..., DictConfig]
 )
 def test_another_kind_is_refused(config: Callable[..., DictConfig], override: str, message: str) -> None:
     with pytest.raises(UserError) as refused:
-        shipped.check(config(*override.split(" ")))
+        schema.check(config(*override.split(" ")))
     assert message in str(refused.value)

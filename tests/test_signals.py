@@ -12,7 +12,7 @@ from pathlib import Path
 from pytorch_lightning import Callback
 
 from benchmarks import faults
-from cifar_pl.summary import read_metrics
+from cifar_pl.runs.summary import read_metrics
 from tests.conftest import ROOT
 from tests.test_guard import BARE
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from cifar_pl import hardware, slots
 from cifar_pl.errors import UserError
+from cifar_pl.machine import hardware
+from cifar_pl.sweeps import slots
 
 
 class LocalLauncher:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import slurm as real
-from cifar_pl import rundir
+from cifar_pl.runs import rundir
 
-slurm = pytest.importorskip("cifar_pl.slurm", reason="submitit is an optional part")
+slurm = pytest.importorskip("cifar_pl.machine.slurm", reason="submitit is an optional part")
 
 
 @pytest.fixture(scope="module")

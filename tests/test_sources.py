@@ -16,11 +16,11 @@ import pytest
 import torchvision
 from PIL import Image
 
+from cifar_pl.data import cifar10 as official
+from cifar_pl.data import image_folder as folder
+from cifar_pl.data.digits import digits
+from cifar_pl.data.images import Source
 from cifar_pl.errors import UserError
-from cifar_pl.sources import Source
-from cifar_pl.sources import cifar10 as official
-from cifar_pl.sources import image_folder as folder
-from cifar_pl.sources.digits import digits
 
 
 def md5(path: Path) -> str:

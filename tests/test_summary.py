@@ -1,4 +1,4 @@
-from cifar_pl.summary import training
+from cifar_pl.runs.summary import training
 
 COLUMNS = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "seconds", "images_per_second")
 ROWS = [

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from cifar_pl import hardware, rundir, sweep
 from cifar_pl.errors import UserError
+from cifar_pl.machine import hardware
+from cifar_pl.runs import rundir
+from cifar_pl.sweeps import sweep
 from tests.conftest import LEAN, ROOT, TINY, Train
 
 FAST = (*TINY, *LEAN, "trainer.max_epochs=2", "+trainer.limit_train_batches=3")

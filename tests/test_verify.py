@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from cifar_pl import rundir, verify
+from cifar_pl import verify
+from cifar_pl.runs import rundir
 from tests.conftest import Ask
 
 

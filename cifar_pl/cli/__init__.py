@@ -1,0 +1,1 @@
+"""The command line: exit status, signals, messages."""

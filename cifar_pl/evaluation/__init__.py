@@ -1,0 +1,1 @@
+"""What a trained network does with images: predictions, calibration, Grad-CAM."""

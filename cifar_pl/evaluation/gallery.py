@@ -1,0 +1,83 @@
+"""Images with what the network said of them and where it looked."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import nn
+
+from cifar_pl.evaluation.gradcam import heat_maps
+from cifar_pl.evaluation.predictions import Case
+from cifar_pl.reporting import figures
+
+COLUMNS = ("index", "true", "predicted", "p_true", "p_predicted", "loss")
+
+
+class Gallery(NamedTuple):
+    """Some images of one split, explained.
+
+    Attributes:
+        split: `val` or `test`.
+        title: What they are.
+        classes: Names of the classes.
+        cases: N of them.
+        images: uint8 (N, H, W, 3).
+        method: Of the heat maps, as in `gradcam.METHODS`.
+        layers: L names.
+        predicted: Heat maps for the predicted class, float32 (L, N, H, W) in [0, 1].
+        other: The same for each case's other class.
+    """
+
+    split: str
+    title: str
+    classes: Sequence[str]
+    cases: Sequence[Case]
+    images: NDArray[np.uint8]
+    method: str
+    layers: Sequence[str]
+    predicted: NDArray[np.float32]
+    other: NDArray[np.float32]
+
+    def figure(self) -> Figure:
+        """All of it as one picture."""
+        maps = {layer: (self.predicted[row], self.other[row]) for row, layer in enumerate(self.layers)}
+        return figures.gallery(self.images, maps, [case.captions(self.classes) for case in self.cases], self.title)
+
+
+def explain(
+    network: nn.Module,
+    split: str,
+    cases: Sequence[Case],
+    images: NDArray[np.uint8],
+    classes: Sequence[str],
+    title: str,
+    layers: Sequence[str] = ("layer3",),
+    method: str = "gradcam",
+    device: torch.device | str = "cpu",
+) -> Gallery:
+    """A gallery of `cases`, whose `images` are uint8 (N, H, W, 3); see `gradcam.heat_maps`.
+
+    Raises:
+        UserError: there is no such layer or method.
+    """
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    predicted, other = (
+        heat_maps(network, layers, pixels, torch.tensor(of), device, method)
+        for of in ([case.predicted for case in cases], [case.other for case in cases])
+    )
+    return Gallery(split, title, classes, cases, images, method, layers, predicted, other)
+
+
+def as_csv(cases: Sequence[Case], classes: Sequence[str]) -> str:
+    """The cases as a table, classes by name; numbers keep all their digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for case in cases:
+        writer.writerow({**case._asdict(), "true": classes[case.true], "predicted": classes[case.predicted]})
+    return text.getvalue()

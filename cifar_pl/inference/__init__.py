@@ -1,0 +1,1 @@
+"""A trained network from its run's directory."""

@@ -1,0 +1,1 @@
+"""Runs on disk: files, checkpoints, summaries, many of them side by side."""

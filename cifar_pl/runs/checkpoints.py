@@ -1,0 +1,118 @@
+"""Checkpoints: written whole or not at all; read as plain values, so that no code in a file ever runs."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io import TorchCheckpointIO
+from torch import nn
+from torch.utils._pytree import tree_map_only
+
+from cifar_pl.errors import UserError
+from cifar_pl.runs import rundir
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it.
+
+    Lightning writes it in the system's temporary directory; where that is another disk, a full disk or a
+    signal leaves half a file in place of the last good one.
+
+    Attributes:
+        holds: Keep copies on the CPU until `flush`, one for each path, in place of writing at once.
+    """
+
+    def __init__(self) -> None:
+        self.holds = False
+        self._held: dict[Path, dict[str, Any]] = {}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Save to `path`.
+
+        Raises:
+            UserError: it could not be written; what was at `path` is still there.
+        """
+        if self.holds:
+            now = tree_map_only(torch.Tensor, lambda value: value.to("cpu", copy=True), checkpoint)
+            self._held.pop(Path(path), None)  # behind what came since, so that files appear in the order of saving
+            self._held[Path(path)] = now
+        else:
+            _write(checkpoint, Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove what is at `path`, and what would come there."""
+        self._held.pop(Path(path), None)
+        super().remove_checkpoint(path)
+
+    def flush(self) -> None:
+        """Write what is held; what a signal interrupts is held still.
+
+        Raises:
+            UserError: as `save_checkpoint` does; nothing is held then.
+        """
+        while self._held:
+            path, checkpoint = next(iter(self._held.items()))
+            try:
+                _write(checkpoint, path)
+            except UserError:
+                self._held.clear()
+                raise
+            del self._held[path]
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    try:
+        with rundir.whole(path) as file:
+            torch.save(checkpoint, file)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk, or a signal, into a RuntimeError
+        if isinstance(error.__context__, (KeyboardInterrupt, SystemExit)):
+            raise error.__context__ from None
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise UserError(f"{path} could not be written: {reason}. What was there before still is.") from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's plain values, on the CPU.
+
+    Raises:
+        UserError: the file is damaged, or holds more than plain values.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+            raise ValueError("It holds no state_dict.")
+    except Exception as error:
+        raise _unusable(path, error) from error
+    return checkpoint
+
+
+def into(network: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> nn.Module:
+    """A copy of `network` with the weights of a checkpoint, which came from `path`; `network` stays as it is.
+
+    Raises:
+        UserError: it is of another network.
+    """
+    state = checkpoint["state_dict"]
+    loaded = copy.deepcopy(network)
+    try:
+        loaded.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
+    except RuntimeError as error:
+        raise _unusable(path, error) from error
+    return loaded
+
+
+def read(path: Path, network: nn.Module) -> tuple[dict[str, Any], nn.Module]:
+    """`load`, then `into`.
+
+    Raises:
+        UserError: as they do.
+    """
+    checkpoint = load(path)
+    return checkpoint, into(network, checkpoint, path)
+
+
+def _unusable(path: Path, error: Exception) -> UserError:
+    reason = " ".join(line.strip() for line in str(error).splitlines()[:3])
+    return UserError(f"{path} cannot be used: {reason} It is damaged, or of another network.")

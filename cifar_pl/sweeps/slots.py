@@ -1,0 +1,98 @@
+"""How many runs go on at the same time, and what of the machine each of them has."""
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock, Thread
+from typing import Any
+
+from hydra.plugins.launcher import Launcher
+
+from cifar_pl.errors import require
+from cifar_pl.machine import hardware
+
+PER_GPU, CORES = 2, 3  # runs on one GPU, where each has so many cores: it is their Python that a run waits for
+Slot = Mapping[str, str]  # the environment of one of the runs that go on at the same time
+Work = Callable[[Slot], None]
+
+
+def of(launcher: Launcher, at_once: Any) -> list[Slot]:
+    """One for each run that goes on at the same time; none where they follow one another in this process.
+
+    Raises:
+        UserError: so many cannot be run at once, or it is not said how many.
+    """
+    kind = type(launcher).__name__
+    require(
+        at_once is None or (isinstance(at_once, int) and at_once > 0),
+        f"sweep.at_once={at_once}: it must be a whole number, 1 or more.",
+    )
+    require(
+        kind != "BasicLauncher" or at_once in (None, 1),
+        f"sweep.at_once={at_once}: in one process runs follow one another. "
+        'Add hydra/launcher=local (pip install -e ".[sweep]"), which gives each a process of its own.',
+    )
+    if kind == "BasicLauncher":
+        return []
+    if not local(launcher):
+        from cifar_pl.machine import slurm  # its launcher is an optional part
+
+        slurm.watch()
+        return [{}] * (at_once or getattr(launcher, "params", {}).get("array_parallelism", 1))
+    gpus = hardware.gpus()
+    count = at_once or len(gpus) * (PER_GPU if hardware.cores() >= PER_GPU * len(gpus) * CORES else 1)
+    require(
+        count,
+        "hydra/launcher=local counts runs by GPUs, and here is none. Say how many at the same time, "
+        f"for example sweep.at_once={min(2, hardware.cores())}: the {hardware.cores()} cores are divided among them.",
+    )
+    threads = {"OMP_NUM_THREADS": str(max(1, hardware.cores() // count))}
+    return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {})} for k in range(count)]
+
+
+def local(launcher: Launcher) -> bool:
+    """Whether its runs are other processes of this machine: submitit's launcher, an optional part."""
+    return type(launcher).__name__ == "LocalLauncher"
+
+
+def each(work: Sequence[Work], slots: Sequence[Slot], interrupt: Callable[[], bool]) -> None:
+    """Do all of `work`: as many at once as there are slots; here, one after the other, where there are none.
+
+    With slots, whatever ends it early, a signal too, has `interrupt` called until what was begun is over, or
+    until it returns False.
+    """
+    if not slots:
+        for one in work:
+            one({})
+        return
+    todo, lock, errors = iter(work), Lock(), list[BaseException]()
+
+    def serve(slot: Slot) -> None:
+        # The launcher's processes inherit this: Ctrl-C on a terminal is not for them; `interrupt` tells the runs, once.
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        while not errors:
+            with lock:
+                one = next(todo, None)
+            if one is None:
+                return
+            try:
+                one(slot)
+            except BaseException as error:  # noqa: BLE001 - raised again, by whoever waits
+                errors.append(error)
+
+    # The runs are other processes, started by the launcher; a thread waits for each, and no exit for a thread.
+    threads = [Thread(target=serve, args=[slot], daemon=True) for slot in slots]
+    try:
+        for thread in threads:
+            thread.start()
+        while not errors and any(thread.is_alive() for thread in threads):
+            for thread in threads:
+                thread.join(0.2)
+        if errors:
+            raise errors[0]
+    except BaseException as error:
+        errors.append(error)
+        while any(thread.is_alive() for thread in threads) and interrupt():
+            for thread in threads:
+                thread.join(0.5)
+        raise

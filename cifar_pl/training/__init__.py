@@ -1,0 +1,1 @@
+"""A run: learning rate, fit, test, report."""

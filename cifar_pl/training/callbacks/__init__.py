@@ -1,0 +1,14 @@
+"""Thin hooks: each decides when, and lets a function of another module do the work.
+
+Deleting any of them changes no weight and no accuracy (`Guard` only ends a run). They write on the first process only.
+"""
+
+from cifar_pl.training.callbacks.dashboard import Dashboard
+from cifar_pl.training.callbacks.epoch_log import EpochLog
+from cifar_pl.training.callbacks.first_steps import FirstSteps
+from cifar_pl.training.callbacks.guard import Guard
+from cifar_pl.training.callbacks.last import Last
+from cifar_pl.training.callbacks.misclassified import Misclassified
+from cifar_pl.training.callbacks.progress import Progress
+
+__all__ = ["Dashboard", "EpochLog", "FirstSteps", "Guard", "Last", "Misclassified", "Progress"]

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, head, machine, save, table
-from cifar_pl.config.resume import overrides
 from cifar_pl.reporting.figures import MARK, TRAIN, VAL, png
+from cifar_pl.runs import overrides
 from cifar_pl.runs.rundir import CONFIG, METRICS, RANGE_TEST, STATUS, SUMMARY, read_json
 from cifar_pl.runs.summary import read_metrics
 from cifar_pl.training import lr_finder

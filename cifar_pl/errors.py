@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -32,3 +33,24 @@ def require(condition: object, message: str) -> None:
     """Raise `UserError(message)` unless `condition` holds."""
     if not condition:
         raise UserError(message)
+
+
+def complete(part: Callable[..., Any], name: str, **known: Any) -> Any:
+    """A `_partial_` of the config with what is known by now.
+
+    Raises:
+        UserError: the config gives it an argument that does not exist or does not fit.
+    """
+    try:
+        return part(**known)
+    except (UserError, OSError):  # a message already, or the machine's fault
+        raise
+    except Exception as error:
+        raise UserError(f"{name}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """In one line, also where pydantic, which albumentations uses, has several."""
+    found = error.errors() if hasattr(error, "errors") else []
+    told = "; ".join(f"{'.'.join(map(str, e['loc']))}={e['input']}: {e['msg']}" for e in found)
+    return told or " ".join(str(error).split()) or type(error).__name__

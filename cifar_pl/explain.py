@@ -60,7 +60,7 @@ def main() -> None:
     by = f"random{ask.seed}" if ask.by == "random" else ask.by
     which = [f"epoch{run.epoch}", split, "correct" if ask.correct else "wrong", *(ask.pair or ()), by, str(ask.number)]
     out = ask.out or run.directory / "explained" / "-".join([*which, *layers, ask.method])
-    figure = shown.figure()
+    figure = figures.explained(shown)
     if data.test_selected:
         figures.warn(figure)
     rundir.write(out / "gallery.png", figures.png(figure))

@@ -11,8 +11,8 @@ from pytorch_lightning import Trainer
 
 from cifar_pl.cli import command
 from cifar_pl.config import schema
-from cifar_pl.config.build import build, complete
-from cifar_pl.errors import UserError, require
+from cifar_pl.config.build import build
+from cifar_pl.errors import UserError, complete, require
 from cifar_pl.inference import saved
 from cifar_pl.machine import hardware
 from cifar_pl.runs import rundir

@@ -15,9 +15,9 @@ from torch import nn
 
 from cifar_pl.cli import command
 from cifar_pl.config import schema
-from cifar_pl.config.resume import quoted
 from cifar_pl.errors import UserError
 from cifar_pl.models.resnet18 import Normalize
+from cifar_pl.runs.overrides import quoted
 
 Record = Callable[[str, object], None]
 

@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
-from cifar_pl import report
 from cifar_pl.config import schema
-from cifar_pl.config.build import build, complete
+from cifar_pl.config.build import build
 from cifar_pl.data import cifar10 as official
 from cifar_pl.data import pictures
 from cifar_pl.data.augment import Augment
 from cifar_pl.data.image_folder import image_folder
-from cifar_pl.errors import UserError
+from cifar_pl.errors import UserError, complete
 from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.inference import saved
 from cifar_pl.models.resnet18 import resnet18
+from cifar_pl.reporting import comparison_page
 from cifar_pl.runs import checkpoints, compare, rundir, summary
 from cifar_pl.sweeps import sweep
 from cifar_pl.training import experiment
@@ -155,11 +155,11 @@ def test_a_report_has_a_row_for_every_run_and_no_markup_of_its_names(
                 file = run / data.draw(st.sampled_from([rundir.STATUS, rundir.SUMMARY, rundir.METRICS, rundir.CONFIG]))
                 file.write_bytes(data.draw(spoiled(file.read_bytes())))
         comparison = compare.Comparison(compare.find([tmp_path / "sweep"]))
-        report.write(tmp_path, comparison, "how")
+        comparison_page.write(tmp_path, comparison, "how")
         assert len(comparison.finished) + len(comparison.others) == n
-        assert report.text(comparison)
+        assert comparison_page.text(comparison)
         assert all(run.error for run in comparison.others if run.status == "unreadable")
-        assert "<script" not in (tmp_path / report.PAGE).read_text()
+        assert "<script" not in (tmp_path / comparison_page.PAGE).read_text()
 
 
 def archive(**arrays: np.ndarray) -> bytes:

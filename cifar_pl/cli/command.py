@@ -20,10 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_pl.config import resume, schema
-from cifar_pl.config.monitors import MONITORS
 from cifar_pl.errors import Pruned, UserError, full_key, nearest
 from cifar_pl.machine import processes
 from cifar_pl.runs import rundir
+from cifar_pl.runs.monitors import MONITORS
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 USR1 = getattr(signal, "SIGUSR1", None)  # Windows has none, and no SLURM

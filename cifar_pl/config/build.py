@@ -1,14 +1,13 @@
 """Config nodes to objects; an argument that does not exist or does not fit is the user's mistake."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from cifar_pl.errors import UserError, full_key
+from cifar_pl.errors import UserError, full_key, reason
 
 
 def build(node: DictConfig, name: str = "") -> Any:
@@ -29,25 +28,4 @@ def build(node: DictConfig, name: str = "") -> Any:
         if isinstance(cause, ModuleNotFoundError):
             raise UserError(f'{name}: {cause} Install it: pip install -e ".[{name.rpartition(".")[2]}]"') from error
         key = full_key(str(error)) or name
-        raise UserError(f"{key.replace('datamodule.augment', 'aug')}: {_reason(cause)}") from error
-
-
-def complete(part: Callable[..., Any], name: str, **known: Any) -> Any:
-    """A `_partial_` of the config with what is known by now.
-
-    Raises:
-        UserError: the config gives it an argument that does not exist or does not fit.
-    """
-    try:
-        return part(**known)
-    except (UserError, OSError):  # a message already, or the machine's fault
-        raise
-    except Exception as error:
-        raise UserError(f"{name}: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """In one line, also where pydantic, which albumentations uses, has several."""
-    found = error.errors() if hasattr(error, "errors") else []
-    told = "; ".join(f"{'.'.join(map(str, e['loc']))}={e['input']}: {e['msg']}" for e in found)
-    return told or " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{key.replace('datamodule.augment', 'aug')}: {reason(cause)}") from error

@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from cifar_pl.config import schema
 from cifar_pl.errors import require
 from cifar_pl.runs import rundir
+from cifar_pl.runs.overrides import key_of, merged, quoted
 
 log = logging.getLogger(__name__)
 
-OVERRIDES = ".hydra/overrides.yaml"
 SWEEP = "multirun.yaml"
 NO_SUBDIR = "hydra.output_subdir=null"  # a refused resume leaves the run's .hydra as it was
 # What may differ, because it does not change a single weight, and where else in a run's config it stands.
@@ -65,11 +65,6 @@ def _asked(argv: list[str], name: str) -> str | None:
     """The last value of `name`; None where there is none."""
     values = [a.removeprefix(name).strip("'\"") for a in argv if a.startswith(name)]
     return values[-1] if values and values[-1] not in ("", "null") else None
-
-
-def merged(old: list[str], new: list[str]) -> list[str]:
-    """Overrides, the last of each key."""
-    return list({key_of(a): a for a in [*old, *new]}.values())
 
 
 def _sweep(argv: list[str], directory: Path) -> list[str]:
@@ -159,18 +154,6 @@ def _has_results(run_dir: Path) -> bool:
     return len(read_metrics(run_dir / rundir.METRICS)) > 1 or (run_dir / rundir.SUMMARY).is_file()
 
 
-def overrides(directory: Path) -> list[str]:
-    """What was typed for the run in `directory`, without `resume`; nothing where that was not kept."""
-    file = directory / OVERRIDES
-    typed: Any = OmegaConf.load(file) if file.is_file() else []
-    return [o for o in typed if key_of(o) != "resume"]
-
-
-def key_of(override: str) -> str:
-    """What an override sets."""
-    return override.partition("=")[0].lstrip("+~")
-
-
 def _may_grow(cfg: DictConfig) -> bool:
     """Whether more epochs leave everything before them as it is."""
     scheduler = cfg.scheduler
@@ -182,9 +165,3 @@ def _may_grow(cfg: DictConfig) -> bool:
     if name == "multistep":
         return all(isinstance(m, int) for m in scheduler["milestones"])
     return name in ("plateau", "constant")
-
-
-def quoted(path: Path) -> str:
-    """A path as a value of Hydra's override grammar."""
-    # Backslashes count there before a quote, and at the end.
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), str(path)) + "'"

@@ -8,10 +8,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
 
-from cifar_pl.errors import UserError, require
+from cifar_pl.errors import UserError, reason, require
 from cifar_pl.runs import rundir
+from cifar_pl.runs.overrides import flat
 
 CONF = Path(__file__).parents[2] / "conf"
 FREE = {"trainer.devices"}  # a number, a list of them, or auto: Lightning looks at it
@@ -36,27 +36,16 @@ def targets() -> set[str]:
     return {str(one) for key, found in values().items() if key.endswith("._target_") for one in found}
 
 
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists stay whole."""
-    if isinstance(node, Mapping) and node:
-        return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}{key}.").items()}
-    return {prefix[:-1]: node}
-
-
 def of_run(directory: Path) -> DictConfig:
     """The config of the run in `directory`, as it is on disk.
 
     Raises:
         UserError: the file holds no mapping.
     """
-    file = directory / rundir.CONFIG
     try:
-        config = OmegaConf.load(file)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}. It is damaged.") from error
-    require(isinstance(config, DictConfig), f"{file} holds no mapping. It is damaged.")
-    assert isinstance(config, DictConfig)
-    return config
+        return OmegaConf.create(rundir.read_config(directory))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{directory / rundir.CONFIG} cannot be read: {reason(error)}. It is damaged.") from error
 
 
 def named(node: Any) -> set[str]:

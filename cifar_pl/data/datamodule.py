@@ -11,11 +11,10 @@ from pytorch_lightning import LightningDataModule
 from sklearn.model_selection import StratifiedKFold
 from torch.utils.data import DataLoader
 
-from cifar_pl.config.build import complete
 from cifar_pl.data.augment import Augment, Transform
 from cifar_pl.data.batches import Batch, EpochSampler, ImageDataset
 from cifar_pl.data.images import Source
-from cifar_pl.errors import require
+from cifar_pl.errors import complete, require
 from cifar_pl.machine import hardware
 
 PROTOCOLS = ("honest", "published")

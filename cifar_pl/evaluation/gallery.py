@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
 from cifar_pl.evaluation.gradcam import heat_maps
 from cifar_pl.evaluation.predictions import Case
-from cifar_pl.reporting import figures
 
 COLUMNS = ("index", "true", "predicted", "p_true", "p_predicted", "loss")
 
@@ -42,11 +40,6 @@ class Gallery(NamedTuple):
     layers: Sequence[str]
     predicted: NDArray[np.float32]
     other: NDArray[np.float32]
-
-    def figure(self) -> Figure:
-        """All of it as one picture."""
-        maps = {layer: (self.predicted[row], self.other[row]) for row, layer in enumerate(self.layers)}
-        return figures.gallery(self.images, maps, [case.captions(self.classes) for case in self.cases], self.title)
 
 
 def explain(

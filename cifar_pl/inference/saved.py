@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from cifar_pl.config import schema
-from cifar_pl.config.build import build, complete
+from cifar_pl.config.build import build
 from cifar_pl.data.datamodule import DataModule
-from cifar_pl.errors import UserError, require
+from cifar_pl.errors import UserError, complete, require
 from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.machine import hardware
 from cifar_pl.runs import checkpoints, rundir
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # A run's config may come from somebody else: it has these built, with plain arguments, and nothing else.
 NETWORKS = ("cifar_pl.models.resnet18.resnet18",)
-SOURCES = tuple(f"cifar_pl.data.images.{name}.{name}" for name in ("digits", "cifar10", "image_folder"))
+SOURCES = tuple(f"cifar_pl.data.{name}.{name}" for name in ("digits", "cifar10", "image_folder"))
 SOURCE_ARGUMENTS = ("_target_", "_partial_", "root", "image_size")  # no mirrors, and no other md5 than our own
 
 

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from cifar_pl.evaluation.gallery import Gallery
+
 TEST_SELECTED = "protocol=published: validation is the test set, and the result is test-selected"
 COLORS = 10  # matplotlib's cycle
 TRAIN, VAL, MARK = "#1f77b4", "#d95f02", "#c02020"
@@ -202,6 +204,12 @@ def gallery(
             _show(axes[row, first + 1 + 2 * k], overlay(image, predicted[n]), caption[1] + where, MARK)
             _show(axes[row, first + 2 + 2 * k], overlay(image, other[n]), caption[2] + where, "#207030")
     return figure
+
+
+def explained(shown: Gallery) -> Figure:
+    """A gallery as one picture."""
+    maps = {layer: (shown.predicted[row], shown.other[row]) for row, layer in enumerate(shown.layers)}
+    return gallery(shown.images, maps, [case.captions(shown.classes) for case in shown.cases], shown.title)
 
 
 def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -9,13 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
 from scipy.stats import t as student
 
-from cifar_pl.config.resume import key_of
-from cifar_pl.config.schema import flat
 from cifar_pl.errors import UserError, require
 from cifar_pl.runs import rundir, summary
+from cifar_pl.runs.overrides import flat, key_of
 
 REPLICATES = ("seed", "data.fold")  # what repeats a configuration
 # Of a resolved config: what repeats it, says where it ran, or only joins what stands elsewhere in it.
@@ -265,7 +263,7 @@ def _read(directory: Path) -> Run:
     status = rundir.state(directory)
     config: dict[str, Any] = {}
     if (directory / rundir.CONFIG).is_file():
-        config = flat(OmegaConf.to_container(OmegaConf.load(directory / rundir.CONFIG), resolve=False))
+        config = flat(rundir.read_config(directory))
     where = str(config.get("run_dir"))
     if not str(config.get("data.source._target_")).endswith("image_folder"):  # the same images wherever they lie
         config = {k: v for k, v in config.items() if k not in ROOTS}

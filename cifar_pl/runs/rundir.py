@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+import yaml  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
 from cifar_pl.errors import Pruned, UserError, require
@@ -78,6 +79,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error}. It is damaged.") from error
     require(isinstance(value, dict), f"{path} cannot be read: it holds no mapping. It is damaged.")
     return value
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The config of the run in `run_dir`, as plain values.
+
+    Raises:
+        UserError: the file holds no mapping.
+    """
+    file = run_dir / CONFIG
+    try:
+        config = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}. It is damaged.") from error
+    require(isinstance(config, dict), f"{file} holds no mapping. It is damaged.")
+    return config  # type: ignore[no-any-return]
 
 
 @contextmanager

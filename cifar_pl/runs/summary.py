@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cifar_pl.config.monitors import MONITORS
 from cifar_pl.errors import UserError
 from cifar_pl.runs import rundir
+from cifar_pl.runs.monitors import MONITORS
 
 PACKAGES = (
     "torch",

@@ -14,9 +14,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import URL
 
-from cifar_pl.config.monitors import MONITORS
 from cifar_pl.errors import require
 from cifar_pl.runs import rundir
+from cifar_pl.runs.monitors import MONITORS
 from cifar_pl.sweeps.slots import Slot, Work
 from cifar_pl.sweeps.sweep import Check, Job, Sweep
 

@@ -18,12 +18,12 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from cifar_pl import report
 from cifar_pl.cli.command import safe
 from cifar_pl.config import resume, schema
 from cifar_pl.errors import UserError, require
 from cifar_pl.evaluation.predictions import SPLITS
-from cifar_pl.runs import compare, rundir
+from cifar_pl.reporting import comparison_page
+from cifar_pl.runs import compare, overrides, rundir
 from cifar_pl.sweeps import slots
 from cifar_pl.sweeps.slots import Slot, Work
 
@@ -53,8 +53,8 @@ class Sweep:
         self.directory, self.total = directory, 0
         self.jobs: list[Job] = []
         self._launcher = launcher
-        begun = [path.parents[1] for path in directory.glob(f"[0-9]*-*/{resume.OVERRIDES}")]
-        self._known = {frozenset(resume.overrides(run)): run for run in begun}
+        begun = [path.parents[1] for path in directory.glob(f"[0-9]*-*/{overrides.FILE}")]
+        self._known = {frozenset(overrides.of_run(run)): run for run in begun}
         self._begun: set[Job] = set()
         self._stopping, self._told = False, set[int]()  # processes that were interrupted
         self._done = self._skipped = 0
@@ -114,9 +114,9 @@ class Sweep:
         return local
 
     def _arguments(self, job: Job, slot: Slot) -> list[str]:
-        place = [f"hydra.sweep.dir={resume.quoted(self.directory)}", f"hydra.sweep.subdir={job.directory.name}"]
+        place = [f"hydra.sweep.dir={overrides.quoted(self.directory)}", f"hydra.sweep.subdir={job.directory.name}"]
         if (job.directory / rundir.LAST).exists():
-            place.append(f"resume={resume.quoted(job.directory)}")
+            place.append(f"resume={overrides.quoted(job.directory)}")
         else:
             (job.directory / rundir.STATUS).unlink(missing_ok=True)  # it ended before its first epoch did
         return [*job.overrides, *place, *(f"++hydra.job.env_set.{name}='{value}'" for name, value in slot.items())]
@@ -156,7 +156,7 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
     try:
         slots.each(work, free, sweep.interrupt)
     finally:
-        _report(directory, report.shell("train.py", "-m", *config.hydra.overrides.task, *hydra))
+        _report(directory, comparison_page.shell("train.py", "-m", *config.hydra.overrides.task, *hydra))
     missing = [job for job in sweep.jobs if job.status() not in OVER]
     require(
         not missing,
@@ -224,6 +224,6 @@ def _report(directory: Path, how: str) -> None:
         comparison = compare.Comparison(compare.find([directory]))
     except UserError:
         return  # nothing was begun
-    tqdm.write(f"\n{report.text(comparison)}")
-    report.write(directory, comparison, how)
-    tqdm.write(f"Look at: {directory / report.PAGE}")
+    tqdm.write(f"\n{comparison_page.text(comparison)}")
+    comparison_page.write(directory, comparison, how)
+    tqdm.write(f"Look at: {directory / comparison_page.PAGE}")

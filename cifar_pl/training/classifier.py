@@ -15,9 +15,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from cifar_pl.config.build import complete
 from cifar_pl.data.batches import Batch
-from cifar_pl.errors import require
+from cifar_pl.errors import complete, require
 from cifar_pl.evaluation.predictions import Predictions
 
 Schedule = Callable[..., list[LRSchedulerConfigType]]

@@ -17,15 +17,15 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from cifar_pl.config import resume, schema
-from cifar_pl.config.build import build, complete
-from cifar_pl.config.monitors import MONITORS
+from cifar_pl.config.build import build
 from cifar_pl.data.datamodule import DataModule
-from cifar_pl.errors import Pruned, require
+from cifar_pl.errors import Pruned, complete, require
 from cifar_pl.evaluation import calibration, predictions
 from cifar_pl.machine import hardware, processes
 from cifar_pl.models.resnet18 import whiten
 from cifar_pl.reporting import page
-from cifar_pl.runs import checkpoints, rundir, summary
+from cifar_pl.runs import checkpoints, overrides, rundir, summary
+from cifar_pl.runs.monitors import MONITORS
 from cifar_pl.training import learning_rate
 from cifar_pl.training.callbacks import EpochLog, FirstSteps, Guard, Misclassified, Progress
 from cifar_pl.training.classifier import Classifier
@@ -54,9 +54,9 @@ def run(cfg: DictConfig) -> float | None:
         rundir.require_new(run_dir)
     matplotlib.use("Agg")
     hardware.keep_memory()
-    typed = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
-    overrides = resume.merged(resume.overrides(run_dir) if goes_on else [], typed)
-    origin = {**summary.provenance(), "overrides": overrides}  # now: the code may have changed when the run ends
+    now = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+    typed = overrides.merged(overrides.of_run(run_dir) if goes_on else [], now)
+    origin = {**summary.provenance(), "overrides": typed}  # now: the code may have changed when the run ends
     if cfg.resume and (before := rundir.read_json(run_dir / rundir.STATUS).get("git")) != origin["git"]:
         log.warning("!! The run was begun by other code (%s) than goes on with it (%s).", before, origin["git"])
         origin["git"] = {**(origin["git"] or {"commit": None}), "dirty": True, "begun": before}
@@ -82,7 +82,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         for old in () if cfg.resume else rundir.FIRST_FILES:  # of an attempt that ended before its first epoch did
             (run_dir / old).unlink(missing_ok=True)
         rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(kept, resolve=True))
-        rundir.write(run_dir / resume.OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
+        rundir.write(run_dir / overrides.FILE, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
     data: DataModule = build(cfg.datamodule)
     data.accelerator = accelerator  # for the range test
     classes = data.load().classes
@@ -280,8 +280,7 @@ def _callbacks(cfg: DictConfig, validates: bool) -> list[Callback]:
             continue
         callbacks.append(build(node, f"callbacks.{name}"))
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and (study := Path(hydra.sweep.dir) / rundir.STUDY).exists():
-        from cifar_pl.sweeps.prune import Prune  # optuna is optional
-
-        callbacks.append(Prune(study, Path(cfg.run_dir).name, cfg.monitor))
+    if hydra.mode == RunMode.MULTIRUN and (prune := cfg.sweep.get("prune")):
+        study = Path(hydra.sweep.dir) / rundir.STUDY
+        callbacks.append(complete(build(prune), "sweep.prune", study=study, run=Path(cfg.run_dir).name))
     return [*callbacks, Progress()] if sys.stdout.isatty() else callbacks

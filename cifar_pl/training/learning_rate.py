@@ -10,9 +10,9 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from cifar_pl.config.build import build, complete
+from cifar_pl.config.build import build
 from cifar_pl.data.datamodule import DataModule
-from cifar_pl.errors import require
+from cifar_pl.errors import complete, require
 from cifar_pl.reporting import figures
 from cifar_pl.runs import checkpoints, rundir
 from cifar_pl.training import lr_finder, schedulers

@@ -14,8 +14,8 @@ from torch.nn import Parameter
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau
 
-from cifar_pl.config.monitors import FOLLOWED
 from cifar_pl.errors import require
+from cifar_pl.runs.monitors import FOLLOWED
 
 
 def constant(optimizer: Optimizer, *, epochs: int, total_steps: int, warmup: float = 0) -> list[LRSchedulerConfigType]:

@@ -13,6 +13,7 @@ from cifar_pl.evaluation import gallery
 from cifar_pl.evaluation.gallery import Gallery
 from cifar_pl.evaluation.gradcam import heat_maps
 from cifar_pl.evaluation.predictions import SPLITS, Predictions, select
+from cifar_pl.reporting import figures
 from cifar_pl.runs import checkpoints, rundir
 from cifar_pl.training.callbacks.dashboard import data_of, publish
 from cifar_pl.training.classifier import Classifier
@@ -78,6 +79,6 @@ class Misclassified(Callback):
             self.gallery = gallery.explain(
                 network, split, mistakes, images, classes, title, self._layers, device=device
             )
-            publish(trainer, self._run_dir, "misclassified", self.gallery.figure())
+            publish(trainer, self._run_dir, "misclassified", figures.explained(self.gallery))
         except Exception:
             log.exception("The gallery of misclassified images could not be drawn; everything else goes on.")

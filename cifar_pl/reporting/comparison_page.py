@@ -1,0 +1,130 @@
+"""Many runs in one table and on one page."""
+
+import csv
+import io
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_pl.evaluation.predictions import SPLITS
+from cifar_pl.reporting import figures, page
+from cifar_pl.runs import rundir
+from cifar_pl.runs.compare import Comparison, Run, Spread
+from cifar_pl.runs.overrides import key_of
+
+TABLE, PAGE = "sweep.csv", "sweep.html"
+SHOWN = 20  # configurations in the table at the end; all of them are in the files
+COLUMNS = ("status", "configuration", "n", "lr", "seconds", "runs", "error")
+FIGURES = ("mean", "std", "low", "high")  # of val_acc and test_acc
+
+
+def write(out: Path, comparison: Comparison, how: str) -> None:
+    """Write `sweep.csv` and the self-contained page `sweep.html` into `out`; `how` is the command that made it all."""
+    rundir.write(out / TABLE, as_csv(comparison, out))
+    name = SPLITS[comparison.judge]
+    families, lines = _families(comparison), _curves(comparison)
+    charts = {}
+    if any(len(points) > 1 for points in families.values()):
+        charts["rates"] = figures.rates(families, f"{name} accuracy, %")
+    if lines:
+        charts["curves"] = figures.overlaid(lines, "validation accuracy, %")
+    rundir.write(
+        out / PAGE,
+        page.render(
+            "sweep.html",
+            name=out.resolve().name,
+            c=comparison,
+            judge=name,
+            splits=SPLITS,
+            charts={key: figures.svg(figure, key) for key, figure in charts.items()},
+            versions=sorted({_code(run) for run in comparison.runs}),
+            place=lambda run: os.path.relpath(run.directory, out),
+            link=lambda run: "./" + quote(os.path.relpath(run.directory / rundir.PAGE, out)),
+            exists=lambda run: (run.directory / rundir.PAGE).is_file(),
+            how=how,
+        ),
+    )
+
+
+def shell(*arguments: str) -> str:
+    """A command of Python's, as a shell takes it."""
+    return shlex.join(["python", *arguments])
+
+
+def text(comparison: Comparison) -> str:
+    """The table at the end: the best configurations, the verdict, and what has no result."""
+    rows = [["", "validation, %", "test, %", "n", "configuration"]]
+    for place, one in enumerate(comparison.configurations[:SHOWN], 1):
+        cells = (_percent(one.spread(split)) for split in SPLITS)
+        rows.append([str(place), *cells, str(len(one.runs)), one.name])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if comparison.common:
+        lines.insert(0, f"All with {' '.join(comparison.common)}")
+    if (more := len(comparison.configurations) - SHOWN) > 0:
+        lines.append(f"... and {more} more in {TABLE}")
+    lines.append(f"{comparison.verdict} (Mean ± standard deviation over n runs; by {SPLITS[comparison.judge]}.)")
+    if comparison.followed:
+        lines.append(f"!! The runs went by {comparison.followed}, so their best need not be the first here.")
+    if comparison.test_selected:
+        lines.append("!! test-selected: with protocol=published the test images stood in for the validation.")
+    lines += [f"{run.status}: {run.directory} {run.error}".rstrip() for run in comparison.others]
+    return "\n".join(lines)
+
+
+def as_csv(comparison: Comparison, out: Path) -> str:
+    """One row per configuration, best first, then one per run without a result; fractions in [0, 1]."""
+    columns = [*COLUMNS[:3], *(f"{split}_acc_{figure}" for split in SPLITS for figure in FIGURES), *COLUMNS[3:]]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    for one in comparison.configurations:
+        row: dict[str, Any] = {"status": "finished", "configuration": one.name, "n": len(one.runs)}
+        for split in SPLITS:
+            if known := one.spread(split):
+                row |= {f"{split}_acc_{f}": getattr(known, f) for f in (FIGURES if known.n > 1 else FIGURES[:1])}
+        runs = " ".join(os.path.relpath(run.directory, out) for run in one.runs.values())
+        writer.writerow({**row, "lr": one.lr, "seconds": one.seconds, "runs": runs})
+    for run in comparison.others:
+        row = {"status": run.status, "configuration": comparison.name(run), "n": 0}
+        writer.writerow({**row, "runs": os.path.relpath(run.directory, out), "error": run.error})
+    return buffer.getvalue()
+
+
+def _percent(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    return f"{100 * spread.mean:.2f}" + (f" ± {100 * spread.std:.2f}" if spread.n > 1 else "")
+
+
+def _families(comparison: Comparison) -> Mapping[str, list[tuple[float, float, float]]]:
+    """Configurations that differ in the rate alone: of each the rate, mean and deviation of the judge's accuracy, %."""
+    families: dict[str, list[tuple[float, float, float]]] = {}
+    for one in comparison.configurations:
+        name = " ".join(o for o in one.overrides if key_of(o) != "optimizer.lr") or "all"
+        known = comparison.judged(one)
+        families.setdefault(name, []).append((one.lr, 100 * known.mean, 100 * np.nan_to_num(known.std)))
+    return {name: sorted(points) for name, points in families.items()}
+
+
+def _curves(comparison: Comparison) -> dict[str, NDArray[np.float64]]:
+    """Of each configuration that has one, the mean validation accuracy after each epoch, %."""
+    lines = {}
+    for one in comparison.configurations:
+        values = [[100 * row.get("val/acc", np.nan) for row in run.metrics] for run in one.runs.values()]
+        epochs = min(map(len, values))
+        mean = np.mean([v[:epochs] for v in values], axis=0)
+        if np.isfinite(mean).any():
+            lines[one.name + (" (test-selected)" if one.test_selected else "")] = mean
+    return lines
+
+
+def _code(run: Run) -> str:
+    git = run.git
+    return git["commit"][:10] + (" with changes" if git["dirty"] else "") if git and git["commit"] else "unknown"

@@ -1,0 +1,40 @@
+"""Overrides as people type them, `key=value`, and nested configs as flat ones."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+FILE = ".hydra/overrides.yaml"
+
+
+def of_run(directory: Path) -> list[str]:
+    """What was typed for the run in `directory`, without `resume`; nothing where that was not kept."""
+    file = directory / FILE
+    typed: Any = yaml.safe_load(file.read_text()) if file.is_file() else []
+    return [o for o in typed if key_of(o) != "resume"]
+
+
+def key_of(override: str) -> str:
+    """What an override sets."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def merged(old: list[str], new: list[str]) -> list[str]:
+    """Overrides, the last of each key."""
+    return list({key_of(a): a for a in [*old, *new]}.values())
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists stay whole."""
+    if isinstance(node, Mapping) and node:
+        return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+    return {prefix[:-1]: node}
+
+
+def quoted(path: Path) -> str:
+    """A path as a value of Hydra's override grammar."""
+    # Backslashes count there before a quote, and at the end.
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), str(path)) + "'"

@@ -141,6 +141,6 @@ def test_the_same_images_elsewhere_are_no_other_configuration(
     make: Make, tmp_path: Path, source: str, configurations: int
 ) -> None:
     for seed, root in enumerate(("/here", "/there")):
-        data = {"root": root, "source": {"_target_": f"cifar_pl.data.images.{source}", "root": root}}
+        data = {"root": root, "source": {"_target_": f"cifar_pl.data.{source}", "root": root}}
         make(str(seed), f"seed={seed}", val=0.9, data=data)
     assert len(Comparison(compare.find([tmp_path])).configurations) == configurations

@@ -1,5 +1,6 @@
 """What the benchmarks share: a config, the head of a record, a table."""
 
+import argparse
 import shlex
 import statistics
 import sys
@@ -30,14 +31,14 @@ RED = r"$\color{red}\textsf{test-selected}$"  # in GitHub's Markdown
 
 
 def config(overrides: Sequence[str]) -> DictConfig:
-    """The config of `python train.py` with these overrides."""
+    """Compose the config of `python train.py` with these overrides."""
     command.register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", ["run_dir=.", *overrides])
 
 
 def head(module: str, accelerator: str = "cpu") -> dict[str, Any]:
-    """Command, commit, versions and hardware, which every record begins with; `accelerator` is what computed."""
+    """The first keys of every record: command, commit, versions and hardware; `accelerator` is the device used."""
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         **summary.provenance(),
@@ -45,8 +46,15 @@ def head(module: str, accelerator: str = "cpu") -> dict[str, Any]:
     }
 
 
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A benchmark's arguments begin with `--out`; `description` is its docstring."""
+    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--out", type=Path, help="write the record here")
+    return arguments
+
+
 def save(path: Path | None, record: Mapping[str, Any]) -> None:
-    """Write the record as JSON where a path is given."""
+    """Write the record as JSON if a path is given."""
     if path is not None:
         rundir.write_json(path, record)
         print(f"\nwritten to {path}")

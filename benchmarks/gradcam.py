@@ -11,13 +11,14 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
+from benchmarks import common
 from benchmarks.common import ROOT, head, median, save, table
 from cifar_pl.evaluation.gradcam import heat_maps
 from cifar_pl.machine import hardware
@@ -43,10 +44,9 @@ def readme_loop(network: nn.Module, images: torch.Tensor, classes: torch.Tensor)
 
 def main() -> None:
     """Measure and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=100, help="of one turn")
+    parser = common.parser(__doc__)
+    parser.add_argument("--images", type=int, default=100, help="in one turn")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="write the record here")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = hardware.accelerator("auto")
@@ -79,12 +79,19 @@ def main() -> None:
         "peak_memory_gib_by_images": memory,
         "seconds": time.perf_counter() - start,
     }
-    both = record["images_per_second"]
-    rows = [(f"{both['ours']:.0f}", f"{both['readme_loop']:.0f}", f"{record['ratio']:.2f}")]
-    print(table(("heat maps/s, ours", "heat maps/s, README loop", "ratio"), rows))
-    print()
-    print(table(("images", "peak memory, GiB"), [(n, f"{value:.2f}") for n, value in memory.items()]))
+    print(tables(record))
     save(args.out, record)
+
+
+def tables(r: dict[str, Any]) -> str:
+    """Speed, and memory by the number of images."""
+    both = r["images_per_second"]
+    rows = [(f"{both['ours']:.0f}", f"{both['readme_loop']:.0f}", f"{r['ratio']:.2f}")]
+    memory = ", ".join(f"{n}: {value:.2f}" for n, value in r["peak_memory_gib_by_images"].items())
+    return (
+        table(("heat maps/s", "loop of pytorch-grad-cam's README", "ratio"), rows)
+        + f"\n\nPeak memory by number of images, GiB: {memory}."
+    )
 
 
 if __name__ == "__main__":

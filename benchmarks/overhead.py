@@ -1,27 +1,24 @@
-"""What `train.py` adds to a bare loop, per step and per epoch, measured where the network costs next to nothing.
+"""What `train.py` adds to a bare loop, per step and per epoch, measured with a network that costs next to nothing.
 
 `python -m benchmarks.overhead [--rounds N] [--out FILE] [OVERRIDES of train.py]`
 
 Three processes take turns of an epoch of 100 steps of 128 images, and the median over the rounds counts:
 
-* bare: a convolution, a pool, a linear layer and the optimizer, on batches that lie ready; then the
+* bare: a convolution, a pool, a linear layer and the optimizer, on batches that are ready; then the
   forward passes of the validation.
 * lightning: the same network and batches in a bare `Trainer`, so that its share can be told from ours.
 * train: `python train.py` with all default callbacks and loggers, in a pseudo-terminal, with a
-  validation after every epoch; its loader hands out batches that lie ready, too (on a GPU, workers load).
+  validation after every epoch; its loader hands out batches that are ready, too (on a GPU, workers load).
 
-An epoch is what lies between its last step and the next one's first. Its checkpoints are small: those of
+An epoch is the time between its last step and the next one's first. Its checkpoints are small: those of
 ResNet18 are 90 MB and take longer.
 """
 
-import argparse
 import itertools
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +29,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.common import config, head, median, save, table
-from benchmarks.throughput import Contestant, Turns, synchronize
+from benchmarks.turns import Contestant, Turns, parser, synchronize, take
 from cifar_pl.config.build import build
 from cifar_pl.data.batches import Batch, ImageDataset, Key
 from cifar_pl.data.images import Images, Source
@@ -202,29 +199,18 @@ def tables(record: dict[str, Any]) -> str:
 
 def main() -> None:
     """Let them take turns, and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=21, help="turns of each, of which the first warms up")
-    parser.add_argument("--out", type=Path, help="write the record here")
-    parser.add_argument("--contestant", choices=("bare", "lightning"), help=argparse.SUPPRESS)
-    parser.add_argument("--pipe", type=int, nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", help="of train.py")
-    args = parser.parse_args()
+    args = parser(__doc__, ("bare", "lightning"), 21).parse_args()
     if args.contestant:
         {"bare": bare, "lightning": lightning}[args.contestant](Turns(*args.pipe[:2]), args.overrides)
         return
     start, overrides = time.perf_counter(), [*TINY, *args.overrides]
     contestants = [Contestant(n, overrides, STEPS, "benchmarks.overhead") for n in ("bare", "lightning", "train")]
-    for number in range(args.rounds):
-        for contestant in contestants:
-            contestant.turn()
-        print(f"round {number + 1}/{args.rounds}", file=sys.stderr)
-    for contestant in contestants:
-        contestant.close()
+    take(contestants, args.rounds)
     turns = {c.name: c.turns[1:] for c in contestants}
     for name in ("lightning", "train"):
         pairs = zip(turns[name], turns["bare"], strict=True)
         turns[f"{name} - bare"] = [{kind: t[kind] - b[kind] for kind in KINDS} for t, b in pairs]
-    ms = {name: {kind: spread([t[kind] for t in own]) for kind in KINDS} for name, own in turns.items()}
+    ms = {name: {kind: spread([t[kind] for t in values]) for kind in KINDS} for name, values in turns.items()}
     record = {
         "benchmark": "overhead",
         **head("benchmarks.overhead", hardware.accelerator(config(overrides).trainer.accelerator)),

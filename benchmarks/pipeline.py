@@ -6,10 +6,8 @@ Both sides read the same uint8 images in memory through torch's DataLoader in ba
 alternate; medians count. Nothing is trained, so this says how fast the loader could be, not the training.
 """
 
-import argparse
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from benchmarks import common
 from benchmarks.common import config, head, median, save, table
 from cifar_pl.config.build import build
 from cifar_pl.data.datamodule import DataModule
@@ -83,10 +82,9 @@ def ours(overrides: list[str], workers: int = 0) -> DataModule:
 
 def main() -> None:
     """Measure and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=12800, help="of one turn")
+    parser = common.parser(__doc__)
+    parser.add_argument("--images", type=int, default=12800, help="in one turn")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="write the record here")
     parser.add_argument("overrides", nargs="*", help="of train.py, such as data=image_folder data.root=...")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -113,15 +111,21 @@ def main() -> None:
         "images_per_second_by_workers": workers,
         "seconds": time.perf_counter() - start,
     }
-    rows = [
-        (name, *(f"{p[side]:,.0f}" for side in ("ours", "torchvision")), f"{p['ratio']:.2f}")
-        for name, p in policies.items()
-    ]
-    print(table(("augmentation", "images/s, ours", "images/s, torchvision v2", "ratio"), rows))
-    print()
-    linear = [(n, f"{value:,.0f}", f"{value / workers[1]:.2f}") for n, value in workers.items()]
-    print(table(("workers", "images/s", "times one worker"), linear))
+    print(tables(record))
     save(args.out, record)
+
+
+def tables(r: dict[str, Any]) -> str:
+    """One row for each augmentation."""
+    rows = [
+        (name, f"{p['ours']:,.0f}", f"{p['torchvision']:,.0f}", f"{p['ratio']:.2f}")
+        for name, p in r["images_per_second_per_core"].items()
+    ]
+    many = ", ".join(f"{n}: {value:,.0f}" for n, value in r["images_per_second_by_workers"].items())
+    return (
+        table(("`aug`", "images/s per core", "torchvision v2", "ratio"), rows)
+        + f"\n\nThe default augmentation by number of loader workers, images/s: {many}."
+    )
 
 
 if __name__ == "__main__":

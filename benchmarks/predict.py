@@ -3,18 +3,19 @@
 `python -m benchmarks.predict RUN FOLDER [--rounds N] [--out FILE]`
 
 Processes take turns: the folder, one file of it (what starting costs), and here the network on as many images
-that are in memory already, in batches and precision of the run. Medians count.
+that are in memory already, in the batches and the precision of the run. Medians count.
 """
 
-import argparse
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks import common
 from benchmarks.common import ROOT, head, median, save, table
 from cifar_pl.data.pictures import collect
 from cifar_pl.inference import saved
@@ -44,11 +45,10 @@ def forward(run: saved.Saved, number: int) -> float:
 
 def main() -> None:
     """Measure and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="write the record here")
     args = parser.parse_args()
     hardware.keep_memory()
     run = saved.find(str(args.run))
@@ -59,7 +59,7 @@ def main() -> None:
         for _ in range(args.rounds)
     ]
     folder, memory, start, network = (median(column) for column in zip(*turns, strict=True))
-    ratio = median([(whole - begin) / alone for whole, _, begin, alone in turns])
+    ratio = median([(seconds - begin) / alone for seconds, _, begin, alone in turns])
     record = {
         "benchmark": "predict",
         **head("benchmarks.predict", run.device.type),
@@ -69,19 +69,16 @@ def main() -> None:
         "peak_memory_gib": memory,
         "rounds": args.rounds,
     }
-    print(table(HEADER, [row(record)]))
+    print(tables(record))
     save(args.out, record)
 
 
-HEADER = ("files", "seconds", "of which to start", "network alone", "files over network", "peak memory, GiB")
-
-
-def row(record: dict[str, object]) -> tuple[object, ...]:
-    """The line of the table."""
-    seconds = record["seconds"]
-    assert isinstance(seconds, dict)
-    times = [f"{seconds[name]:.1f}" for name in ("folder", "one_file", "network")]
-    return (f"{record['files']:,}", *times, f"{record['ratio']:.2f}", f"{record['peak_memory_gib']:.2f}")
+def tables(r: dict[str, Any]) -> str:
+    """One row."""
+    seconds = [f"{r['seconds'][name]:.1f}" for name in ("folder", "one_file", "network")]
+    row = (f"{r['files']:,}", *seconds, f"{r['ratio']:.2f}", f"{r['peak_memory_gib']:.2f}")
+    header = ("files", "seconds", "of which to start", "network alone", "files over network", "peak memory, GiB")
+    return f"{table(header, [row])}\n\nMedians of {r['rounds']} turns."
 
 
 if __name__ == "__main__":

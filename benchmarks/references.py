@@ -1,4 +1,4 @@
-"""The five published runs beside ours, epoch by epoch: a table on the screen and a picture.
+"""The five published runs next to ours, epoch by epoch: a table on the screen and a picture.
 
 `python -m benchmarks.references`                       from the committed records
 `python -m benchmarks.references add --data TEXT RUN...`  make their record from run directories, finished or not
@@ -7,94 +7,35 @@ A run is one of `python train.py experiment=NAME`, with `protocol=honest` or wit
 """
 
 import argparse
-import csv
 import statistics
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, head, machine, save, table
+from benchmarks.published import PUBLISHED, RULES, lagging, published_curve
 from cifar_pl.reporting.figures import MARK, TRAIN, VAL, png
 from cifar_pl.runs import overrides
 from cifar_pl.runs.rundir import CONFIG, METRICS, RANGE_TEST, STATUS, SUMMARY, read_json
 from cifar_pl.runs.summary import read_metrics
 from cifar_pl.training import lr_finder
 
-CURVES = Path(__file__).parent / "reference_curves.csv"
 RECORD, PICTURE = RESULTS / "references.json", RESULTS / "references.png"
 SHOWN = (1, 2, 3, 4, 5, 10, 16, 22, 30, 40, 50)  # epochs of the table
 ALIKE = 0.03  # a published accuracy further above ours asks for a cause
 
-RULES = {
-    "below": "half a decade below the smallest loss (by eye)",
-    "minimum": "smallest loss",
-    "steepest": "steepest fall",
-    "": "none; the rate was set by eye",
-}
-
-
-class Published(NamedTuple):
-    """What a project says of its run; accuracies in [0, 1].
-
-    Attributes:
-        project: Where it is.
-        curve: Its name in `reference_curves.csv`.
-        best: Highest test accuracy.
-        best_epoch: When, counted from 1.
-        epochs: Length of the run.
-        rule: How its rate was read off its range test, see `RULES`.
-        lr: That rate.
-        shifted: The rate that its loss belonged to, where the finder was one step off.
-        drop: The epoch after which its rate dropped for the first time; 0 where it never did, or nobody knows.
-    """
-
-    project: str
-    curve: str
-    best: float
-    best_epoch: int
-    epochs: int
-    rule: str = ""
-    lr: float | None = None
-    shifted: float | None = None
-    drop: int = 0
-
-
-PUBLISHED = {
-    "genigarus": Published("genigarus/EVA4 S10", "genigarus", 0.9367, 50, 50, "below", 1.58e-2, 1.26e-2, drop=46),
-    "sumankanukollu": Published(
-        "sumankanukollu/EVA_4_Assignments S10", "sumankanukollu", 0.9105, 47, 50, "minimum", 5.75e-2, 5.01e-2
-    ),
-    "rishabh_bhardwaj": Published("rishabh-bhardwaj-64rr/EVA5 S10", "", 0.9165, 33, 50, "steepest", 1.23e-2),
-    "deepakgowtham": Published("deepakgowtham/EVA4 Week10", "deepakgowtham", 0.9026, 50, 50, drop=41),
-    "sid_surange": Published("SID-SURANGE/EVA-4.0 Session 8", "SID-SURANGE", 0.8676, 21, 22, drop=14),
-}
-
-
-def published_curve(name: str) -> dict[int, dict[str, float]]:
-    """Published accuracies by epoch, in [0, 1]; empty where there is only a plot."""
-    lines = [line for line in CURVES.read_text().splitlines() if not line.startswith("#")]
-    return {
-        int(row["epoch"]): {split: float(row[f"{split}_acc_pct"]) / 100 for split in ("train", "test")}
-        for row in csv.DictReader(lines)
-        if row["project"] == PUBLISHED[name].curve
-    }
-
 
 def of_run(run: Path) -> dict[str, Any]:
-    """What the record keeps of one run directory.
-
-    Raises:
-        SystemExit: its code was not that of a commit.
-    """
+    """What the record keeps of one run directory; exits if its code was not that of a commit."""
     git = read_json(run / STATUS).get("git") or {}
     if git.get("dirty", True):
         sys.exit(f"{run} is not a run of one clean commit: {git}")
-    config, typed = OmegaConf.load(run / CONFIG), overrides(run)
+    config, typed = OmegaConf.load(run / CONFIG), overrides.of_run(run)
     name = next(o.partition("=")[2] for o in typed if o.startswith("experiment="))
     rows = read_metrics(run / METRICS)
     return {
@@ -105,12 +46,7 @@ def of_run(run: Path) -> dict[str, Any]:
         "commit": git["commit"],
         "held_out": config.data.val_size if config.protocol == "honest" else 0,
         "curve": [
-            {
-                "epoch": int(row["epoch"]),
-                "train": row["train/acc"],
-                "val": row.get("val/acc"),
-                "lr": row["lr"],
-            }
+            {"epoch": int(row["epoch"]), "train": row["train/acc"], "val": row.get("val/acc"), "lr": row["lr"]}
             for row in rows
         ],
         "test": read_json(run / SUMMARY)["test"]["acc"] if (run / SUMMARY).exists() else None,
@@ -130,21 +66,6 @@ def range_test(path: Path, rule: str) -> dict[str, Any]:
     }
 
 
-def lagging(curve: lr_finder.Curve, rule: str) -> float:
-    """What torch-lr-finder would suggest, with its smoothing: a moving average of weight 0.05, which lags.
-
-    Args:
-        curve: Finite losses.
-        rule: `minimum`; `below`, half a decade below it; `steepest`, without the first ten and last five points.
-    """
-    smooth = [curve.loss[0]]
-    for loss in curve.loss[1:]:
-        smooth.append(0.05 * loss + 0.95 * smooth[-1])
-    if rule == "steepest":
-        return float(curve.lr[10 + int(np.argmin(np.gradient(smooth[10:-5])))])
-    return float(curve.lr[int(np.argmin(smooth))]) / (10**0.5 if rule == "below" else 1)
-
-
 def curves_by_protocol(record: Mapping[str, Any], name: str, protocol: str) -> dict[int, list[float]]:
     """For each epoch the accuracies of all seeds: on the test images (published) or held-out ones (honest)."""
     values: dict[int, list[float]] = {}
@@ -156,7 +77,7 @@ def curves_by_protocol(record: Mapping[str, Any], name: str, protocol: str) -> d
 
 
 def curves(record: Mapping[str, Any]) -> str:
-    """One column per epoch: the published accuracy, ours beside it."""
+    """One column per epoch: the published accuracy and ours."""
     last = max(row["epoch"] for run in record["runs"] for row in run["curve"])
     shown = [epoch for epoch in SHOWN if epoch <= last]
     rows = []
@@ -174,7 +95,7 @@ def curves(record: Mapping[str, Any]) -> str:
 
 
 def protocols(record: Mapping[str, Any]) -> str:
-    """What each run says at its end: the best epoch on the test set, and the honest reading of it."""
+    """The end of each run: its best epoch, and the test read once if the protocol is honest."""
     rows = []
     for run in record["runs"]:
         best = max((row for row in run["curve"] if row["val"] is not None), key=lambda row: row["val"])
@@ -190,40 +111,34 @@ def protocols(record: Mapping[str, Any]) -> str:
                 run["commit"][:7],
             )
         )
-    header = (
-        "experiment",
-        "protocol",
-        "seed",
-        "best epoch",
-        "train, %",
-        "its accuracy, %",
-        "test read once, %",
-        "commit",
-    )
-    return table(header, rows)
+    accuracies = ("train, %", "its accuracy, %", "test read once, %")
+    return table(("experiment", "protocol", "seed", "best epoch", *accuracies, "commit"), rows)
 
 
 def rates(record: Mapping[str, Any]) -> str:
-    """The published rates, what our curve gives by the same rule, and what our own rule makes of it."""
+    """The published rates, what our curve gives by the same rule, and what our own rule gives."""
     rows = []
     for run in record["runs"]:
-        project, found = PUBLISHED[run["experiment"]], run["range_test"]
-        if run["protocol"] == "published" and found:
-            ours = f"{found['suggestions']['steepest']:.3g}" if found["suggestions"] else found["problem"]
+        project, measured = PUBLISHED[run["experiment"]], run["range_test"]
+        if run["protocol"] == "published" and measured:
+            ours = f"{measured['suggestions']['steepest']:.3g}" if measured["suggestions"] else measured["problem"]
             rows.append(
                 (
                     f"`{run['experiment']}`",
                     RULES[project.rule],
-                    *(f"{rate:.3g}" if rate else "-" for rate in (project.lr, project.shifted, found["by_its_rule"])),
+                    *(
+                        f"{rate:.3g}" if rate else "-"
+                        for rate in (project.lr, project.shifted, measured["by_its_rule"])
+                    ),
                     ours,
                 )
             )
-    header = ("experiment", "its rule", "published", "less its shift", "our curve by its rule", "by ours (steepest)")
+    header = ("experiment", "its rule", "published", "without its shift", "our curve by its rule", "by ours (steepest)")
     return table(header, rows)
 
 
 def own() -> str:
-    """What the five had after as many epochs as our own recipes take, and what those reach."""
+    """What the five reached after as many epochs as our own recipes take, and what those reach."""
     ours = own_records()
     rows = []
     for name, project in PUBLISHED.items():
@@ -256,11 +171,11 @@ def picture(record: Mapping[str, Any]) -> Figure:
         if theirs:
             ax.plot(list(theirs), [100 * v["test"] for v in theirs.values()], color="0.45", label="published, test")
         ax.plot([project.best_epoch], [100 * project.best], "x", color="0.25", label="its best")
-        for protocol, color, what in (("published", VAL, "ours, test-selected"), ("honest", TRAIN, "ours, honest")):
+        for protocol, color, label in (("published", VAL, "ours, test-selected"), ("honest", TRAIN, "ours, honest")):
             ours = curves_by_protocol(record, name, protocol)
             if ours:
                 means = [100 * statistics.fmean(values) for values in ours.values()]
-                ax.plot(list(ours), means, "o-", color=color, markersize=3, label=what)
+                ax.plot(list(ours), means, "o-", color=color, markersize=3, label=label)
         ax.plot(*zip(*points, strict=True), "*", color=MARK, markersize=8, label="our own recipes, test once")
         ax.set(title=name, xscale="log", xlabel="epoch")
         ax.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
@@ -273,12 +188,12 @@ def picture(record: Mapping[str, Any]) -> Figure:
 
 
 def tables() -> str:
-    """All of it, as the README shows it."""
+    """All tables, as docs/references.md shows them."""
     record = read_json(RECORD)
     return "\n\n".join(
         (
             curves(record),
-            "Ours: the mean over the seeds that got so far. "
+            "Ours: the mean over the seeds that reached this epoch. "
             f"Bold: more than {100 * ALIKE:.0f} points below the published figure. At the end of our runs:",
             protocols(record),
             "The learning-rate range test with each project's own settings:",
@@ -291,7 +206,7 @@ def tables() -> str:
 
 
 def main() -> None:
-    """Make the record, or show what it says."""
+    """Make the record, or show it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers()
     add = commands.add_parser("add", help="make the record of runs")

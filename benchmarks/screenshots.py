@@ -1,4 +1,4 @@
-"""The README's screenshots: a run's page on a desk and on a phone, and TensorBoard.
+"""The screenshots of the documents: a run's page on a desk and on a phone, and TensorBoard.
 
 `python -m benchmarks.screenshots RUN` writes them to `benchmarks/results/`. It needs Chromium: the system's, or
 `playwright install chromium`.
@@ -39,7 +39,7 @@ def browser() -> Iterator[Browser]:
     """Chromium without a window.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: it is not installed.
     """
     with sync_playwright() as playwright:
         path = next(filter(None, map(shutil.which, NAMES)), None) or playwright.chromium.executable_path
@@ -74,7 +74,7 @@ def tensorboard(logdir: Path) -> Iterator[str]:
         "127.0.0.1",
         "--port",
     ]
-    # From beside it, so that the page shows a name and no path.
+    # Started in its parent directory, so that the page shows a name and not a path.
     process = subprocess.Popen([*command, str(port)], cwd=logdir.resolve().parent, stderr=subprocess.DEVNULL)
     try:
         for _ in range(100):

@@ -6,22 +6,18 @@ As root on one machine with `apt-get install slurmctld slurmd slurm-client munge
 two cores in a directory of its own, without accounting, and ends it by its process ids. Digits of 8 pixels.
 """
 
-import argparse
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
+from benchmarks import common
+from benchmarks.cluster import cluster, missing, output, queue, until
 from benchmarks.common import ROOT, head, save, table
 from benchmarks.faults import SHORT, same, undisturbed
 from cifar_pl.runs import rundir
@@ -29,101 +25,11 @@ from cifar_pl.runs.summary import read_metrics
 
 RUN = (*SHORT, "callbacks.misclassified=null", "callbacks.dashboard=null", "callbacks.summary=null")
 ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
-CONF = """ClusterName=one
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
-SlurmUser=root
-AuthType=auth/munge
-CredType=cred/munge
-AuthInfo=socket={folder}/munge.socket
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-AccountingStorageType=accounting_storage/none
-MpiDefault=none
-KillWait=10
-SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=16000
-PartitionName=main Nodes=ALL Default=YES State=UP
-"""
 Facts = dict[str, Any]
 
 
-def missing() -> str:
-    """Why there can be no cluster here; empty where there can."""
-    absent = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]
-    if absent:
-        return f"{', '.join(absent)} not installed: apt-get install slurmctld slurmd slurm-client munge"
-    return "" if os.geteuid() == 0 else "slurmd starts jobs as root only"
-
-
-@contextmanager
-def cluster() -> Iterator[None]:
-    """A cluster of one node, that this process and what it starts speak to meanwhile."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm", ignore_cleanup_errors=True)))
-        key, conf = folder / "munge.key", folder / "slurm.conf"
-        key.write_bytes(os.urandom(1024))
-        key.chmod(0o600)
-        for name in ("state", "spool"):
-            (folder / name).mkdir()
-        host = socket.gethostname().partition(".")[0]
-        conf.write_text(CONF.format(host=host, ports=[_free_port(), _free_port()], folder=folder))
-        stack.enter_context(patch.dict(os.environ, SLURM_CONF=str(conf)))
-        files = [f"--{name}={folder}/munge.{name}" for name in ("socket", "pid-file", "log-file", "seed-file")]
-        munged = ["munged", "--foreground", "--force", f"--key-file={key}", *files]
-        for command in (munged, ["slurmctld", "-D", "-i"], ["slurmd", "-D"]):
-            log = stack.enter_context((folder / f"{command[0]}.log").open("w"))
-            stack.callback(_end, subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
-            until((folder / "munge.socket").exists, 20)
-        until(lambda: said("sinfo", "--noheader", "--format=%T").strip() == "idle", 60)
-        stack.callback(until, lambda: not queue(), 60)
-        stack.callback(subprocess.run, ["scancel", "--me"], check=True)
-        yield
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def _end(daemon: subprocess.Popen[bytes]) -> None:
-    daemon.terminate()
-    try:
-        daemon.wait(20)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        daemon.wait()
-
-
-def until(what: Callable[[], Any], seconds: float = 240) -> Any:
-    """What `what` returns as soon as it is true; TimeoutError where that takes longer than `seconds`."""
-    end = time.monotonic() + seconds
-    while not (value := what()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {seconds} s")
-        time.sleep(0.2)
-    return value
-
-
-def said(*command: str) -> str:
-    """What a command prints."""
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
-
-
-def queue(*options: str) -> list[str]:
-    """The numbers of the jobs that wait or run."""
-    return said("squeue", "--me", "--noheader", "--format=%A", *options).split()
-
-
 def begin(cwd: Path, *command: str) -> subprocess.Popen[bytes]:
-    """Start a command in `cwd`; its words go to `cwd/said`."""
+    """Start a command in `cwd`; what it prints goes to `cwd/said`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     log = (cwd / "said").open("w")
     return subprocess.Popen(command, cwd=cwd, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -135,7 +41,7 @@ def train(*arguments: str) -> tuple[str, ...]:
 
 
 def statuses(directory: Path) -> dict[str, str]:
-    """What became of each run of a sweep, by its seed."""
+    """The status of each run of a sweep, by its seed."""
     runs = [path.parent for path in directory.glob("*/status.json")]
     return {run.name.partition("_")[2]: rundir.state(run)["status"] for run in runs}
 
@@ -159,19 +65,19 @@ def sweep(cwd: Path, _epochs: int) -> Facts:
     epochs = len(read_metrics(run / rundir.METRICS))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    words = (cwd / "said").read_text()
+    log = (cwd / "said").read_text()
     until(lambda: not queue())
     alone = statuses(directory)
     status = begin(cwd, *train("-m", "sweep.resume=sweep")).wait(400)
     ended = {seed: "failed" if seed == "-1" else "finished" for seed in seeds}
-    words += (cwd / "said").read_text()
-    whole = undisturbed(cwd, *RUN, "trainer.max_epochs=8", "seed=1")
+    log += (cwd / "said").read_text()
+    intact = undisturbed(cwd, *RUN, "trainer.max_epochs=8", "seed=1")
     return {
         "a cancelled job ends in order, and the sweep notices": noticed and alone["1"] == "interrupted",
         "what is in the queue goes on without the sweep": {"0": "finished", "2": "finished"}.items() <= alone.items(),
         "sweep.resume runs the rest; the failing run costs no other": status == 1 and statuses(directory) == ended,
-        "the cancelled run went on, to the bits of an undisturbed one": 0 < epochs < 8 and same(run, whole),
-        "no traceback, no word of submitit's": not re.search(r"Traceback|submitit \w+ \(", words),
+        "the cancelled run went on, to the bits of an undisturbed one": 0 < epochs < 8 and same(run, intact),
+        "no traceback, no word of submitit's": not re.search(r"Traceback|submitit \w+ \(", log),
     }
 
 
@@ -185,11 +91,11 @@ def requeue(cwd: Path, epochs: int) -> Facts:
         if queue("--states=PENDING"):  # SLURM lets it wait for two minutes
             subprocess.run(["scontrol", "update", f"JobId={queue()[0]}", "StartTime=now"], check=False)
         time.sleep(1)
-    words = (cwd / "said").read_text()
+    log = (cwd / "said").read_text()
     return {
-        "times put back": words.count("Interrupted. To go on"),
+        "times put back": log.count("Interrupted. To go on"),
         "it went on, to the bits of an undisturbed one": same(cwd / "run", undisturbed(cwd, *arguments)),
-        "no traceback": "Traceback" not in words,
+        "no traceback": "Traceback" not in log,
     }
 
 
@@ -198,10 +104,10 @@ def ddp(cwd: Path, _epochs: int) -> Facts:
     arguments = (*(a for a in RUN if a != "trainer=cpu"), "trainer=ddp", "trainer.accelerator=cpu")
     finished = begin(cwd, "srun", "--ntasks-per-node=2", *train(*arguments, "hydra.run.dir=run")).wait(240) == 0
     refused = begin(cwd, "srun", "--ntasks=2", *train(*arguments, "hydra.run.dir=refused")).wait(240) == 1
-    words = (cwd / "said").read_text()
+    log = (cwd / "said").read_text()
     return {
         "the bits of two processes by Lightning": finished and same(cwd / "run", undisturbed(cwd, *arguments)),
-        "--ntasks instead is refused": refused and "give --ntasks-per-node" in words and "Traceback" not in words,
+        "--ntasks instead is refused": refused and "give --ntasks-per-node" in log and "Traceback" not in log,
     }
 
 
@@ -224,13 +130,14 @@ SCENARIOS = (sweep, requeue, ddp, search)
 
 def main() -> None:
     """Run everything and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=90, help="of the requeued run: minutes for this machine")
-    parser.add_argument("--out", type=Path, help="write the record here")
+    parser = common.parser(__doc__)
+    parser.add_argument(
+        "--epochs", type=int, default=90, help="length of the requeued run, for minutes on this machine"
+    )
     args = parser.parse_args()
     if why := missing():
         raise SystemExit(why)
-    record: Facts = {"benchmark": "slurm", **head("benchmarks.slurm"), "slurm": said("slurmctld", "-V").split()[-1]}
+    record: Facts = {"benchmark": "slurm", **head("benchmarks.slurm"), "slurm": output("slurmctld", "-V").split()[-1]}
     with cluster():
         for what in SCENARIOS:
             start = time.monotonic()
@@ -243,8 +150,8 @@ def main() -> None:
 
 def rows(r: dict[str, Any]) -> str:
     """The table; a fact that does not hold is False."""
-    found = [(what.__doc__, r[what.__name__]) for what in SCENARIOS]
-    lines = [(text, "; ".join(f"{fact}: {value}" for fact, value in held.items())) for text, held in found]
+    facts = [(what.__doc__, r[what.__name__]) for what in SCENARIOS]
+    lines = [(text, "; ".join(f"{fact}: {value}" for fact, value in held.items())) for text, held in facts]
     return table(("on a cluster of one node", "what held"), lines)
 
 

@@ -8,12 +8,13 @@ github.com/cleanlab/label-errors, mturk/cifar10_mturk.json). An image is found b
 the images of that label, which the official archive and a folder made from it share.
 """
 
-import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks import common
 from benchmarks.common import head, save, table
 from cifar_pl.evaluation.predictions import Predictions, suspects
 from cifar_pl.runs import rundir
@@ -24,19 +25,18 @@ FIRST = (10, 25, 50, 100, 200)
 
 def main() -> None:
     """Count."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", default="", help="what the images were, in a few words")
-    parser.add_argument("--out", type=Path, help="write the record here")
     args = parser.parse_args()
-    said = Predictions.load(args.run / rundir.PREDICTIONS["test"])
+    predictions = Predictions.load(args.run / rundir.PREDICTIONS["test"])
     summary = rundir.read_json(args.run / rundir.SUMMARY)
     classes = list(summary["test"]["acc_per_class"])
     with KNOWN.open() as file:
         known = {(row["label"], int(row["nth_of_label"])) for row in csv.DictReader(file)}
-    label, index = said.label.numpy(), said.index.numpy()
+    label, index = predictions.label.numpy(), predictions.index.numpy()
     nth = {int(i): (classes[c], int(np.sum((label == c) & (index < i)))) for i, c in zip(index, label, strict=True)}
-    hits = [nth[case.index] in known for case in suspects(said)]
+    hits = [nth[case.index] in known for case in suspects(predictions)]
     record = {
         "benchmark": "suspects",
         **head("benchmarks.suspects"),
@@ -48,18 +48,24 @@ def main() -> None:
         "found": sum(hits),
         "found_among_first": {n: sum(hits[:n]) for n in FIRST},
     }
-    print(table(HEADER, rows(record)))
+    print(tables(record))
     save(args.out, record)
 
 
-HEADER = ("suspects, least likely label first", "known wrong labels among them")
-
-
-def rows(record: dict[str, object]) -> list[tuple[object, object]]:
-    """The lines of the table."""
-    among = record["found_among_first"]
-    assert isinstance(among, dict)
-    return [*((f"the first {n}", found) for n, found in among.items()), (f"all {record['suspects']}", record["found"])]
+def tables(r: dict[str, Any]) -> str:
+    """How many known wrong labels are among the first suspects, and what chance would give."""
+    rows = [
+        *((f"the first {n}", found) for n, found in r["found_among_first"].items()),
+        (f"all {r['suspects']}", r["found"]),
+    ]
+    run = r["run"]
+    return (
+        table(("suspects, least likely label first", "known wrong labels among them"), rows)
+        + f"\n\n{r['known']} wrong labels are known among the {r['images']:,} images ({r['data']}); by chance, as many "
+        f"images would contain {r['known'] * r['suspects'] / r['images']:.1f} of them. The network: "
+        f"`python train.py {' '.join(run['overrides'])}`, test accuracy {run['test_acc']:.2%}, commit "
+        f"{run['git']['commit'][:7]}, one run."
+    )
 
 
 if __name__ == "__main__":

@@ -4,25 +4,26 @@
 
 Sweeps on the digits by wall-clock, once: twelve times `python train.py` by a shell's loop, `-m` in one process, and
 `-m` with one run per core, each in a process of its own. Then training alone, in images/s of the second epoch: one
-process with one thread, one with all cores, and one process per core with one thread each (DDP, gloo), who take
+process with one thread, one with all cores, and one process per core with one thread each (DDP, gloo). They take
 turns; medians count.
 """
 
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+from benchmarks import common
 from benchmarks.common import ROOT, head, median, save, table
 from cifar_pl.machine import hardware
 from cifar_pl.runs.rundir import METRICS
 from cifar_pl.runs.summary import read_metrics
 
 SEEDS, RATES, SCHEDULERS = (0, 1, 2), (0.05, 0.1), ("onecycle", "multistep")
-DIGITS = ("data=digits", "trainer.accelerator=cpu")  # all of them on the same, whatever the machine has
+DIGITS = ("data=digits", "trainer.accelerator=cpu")  # all on the same device, on any machine
 SWEEPS = {
     "loop": "a shell's loop of `python train.py`",
     "one": "`-m`, one after the other",
@@ -36,7 +37,7 @@ TRAININGS = {
 
 
 def seconds(cwd: str, *arguments: str, threads: int | None = None) -> float:
-    """Of one `python train.py` in the directory `cwd`."""
+    """Seconds of one `python train.py` in the directory `cwd`."""
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     begin = time.perf_counter()
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
@@ -52,7 +53,7 @@ def sweep(kind: str, at_once: int, overrides: list[str]) -> float:
             each = [
                 (f"scheduler={s}", f"optimizer.lr={lr}", f"seed={n}") for s in SCHEDULERS for lr in RATES for n in SEEDS
             ]
-            return sum(seconds(cwd, *overrides, *one) for one in each)
+            return sum(seconds(cwd, *overrides, *job) for job in each)
         many = ["-m", *(f"{key}={','.join(map(str, values))}" for key, values in lists.items())]
         local = ["hydra/launcher=local", f"sweep.at_once={at_once}"] if kind == "local" else []
         return seconds(cwd, *many, *local, *overrides)
@@ -70,9 +71,8 @@ def speed(kind: str, cores: int, overrides: list[str]) -> float:
 
 def main() -> None:
     """Measure and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="write the record here")
     args, overrides = parser.parse_known_args()
     cores = max(2, hardware.cores())
     turns = [{k: speed(k, cores, [*DIGITS, *overrides]) for k in TRAININGS} for _ in range(args.rounds)]
@@ -91,18 +91,17 @@ def main() -> None:
     save(args.out, record)
 
 
-def tables(r: dict[str, object]) -> str:
+def tables(r: dict[str, Any]) -> str:
     """Both tables."""
-    times, speeds, known = r["sweep_seconds"], r["images_per_second"], {"at_once": r["at_once"], "cores": r["at_once"]}
-    assert isinstance(times, dict)
-    assert isinstance(speeds, dict)
-    first = [(SWEEPS[k].format(**known), f"{t:.0f}", f"{times['loop'] / t:.2f}") for k, t in times.items()]
-    second = [(TRAININGS[k].format(**known), f"{v:.0f}", f"{v / speeds['one_thread']:.2f}") for k, v in speeds.items()]
+    times, speeds, names = r["sweep_seconds"], r["images_per_second"], {"at_once": r["at_once"], "cores": r["at_once"]}
+    first = [(SWEEPS[k].format(**names), f"{t:.0f}", f"{times['loop'] / t:.2f}") for k, t in times.items()]
+    second = [(TRAININGS[k].format(**names), f"{v:.0f}", f"{v / speeds['one_thread']:.2f}") for k, v in speeds.items()]
     return (
         table((f"{r['jobs']} runs on the digits", "seconds", "times as fast"), first)
         + "\n\n"
         + table(("one run", "images/s in training", "times as fast"), second)
-        + f"\n\nEfficiency of {r['at_once']} processes: {r['ddp_efficiency']:.0%} of {r['at_once']} times one thread."
+        + f"\n\nEfficiency of {r['at_once']} processes: {r['ddp_efficiency']:.0%} of {r['at_once']} times one thread. "
+        f"Sweeps once, training medians of {r['rounds']} turns."
     )
 
 

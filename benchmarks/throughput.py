@@ -7,25 +7,15 @@ drifts from minute to minute drifts for all of them, and the median over the rou
 
 * usual: as the reference projects train: PIL images, torchvision transforms, DataLoader with workers,
   float32, contiguous, plain PyTorch.
-* bare: nothing but the network and the optimizer on batches that lie ready, with train.py's precision,
+* bare: nothing but the network and the optimizer on batches that are ready, with train.py's precision,
   memory format, compile and allocator settings.
 * train: `python train.py` itself, with augmentation, metrics, logging, progress bar and callbacks, in a
   pseudo-terminal; at one image size throughout, so that all three do the same arithmetic.
 """
 
-import argparse
-import io
-import json
-import os
-import pty
-import resource
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,50 +26,15 @@ from torch.utils.data import DataLoader, Dataset, dataloader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms as T
 
-from benchmarks.common import ROOT, config, head, median, save, table
+from benchmarks.common import config, head, median, save, table
+from benchmarks.turns import Contestant, Turns, parser, synchronize, take, take_turns
 from cifar_pl.config.build import build
 from cifar_pl.machine import hardware
 from cifar_pl.models.resnet18 import resnet18
 
-STEPS = {"usual": 12, "bare": 20, "train": 20}  # of one turn on a CPU: some ten seconds each
+STEPS = {"usual": 12, "bare": 20, "train": 20}  # in one turn on a CPU: some ten seconds each
 MORE = 20  # times as many on a GPU
 ONE_SIZE = "data.start_share=0"
-
-
-class Turns:
-    """A contestant's side of the pipe: wait until it is my turn, report what I did in it."""
-
-    def __init__(self, orders: int, answers: int) -> None:
-        self._orders, self._answers = os.fdopen(orders), os.fdopen(answers, "w")
-
-    def wait(self) -> None:
-        """Block until the next turn; leave the process when there is none."""
-        if not self._orders.readline():
-            os._exit(0)  # the benchmark has seen enough
-
-    def report(self, **facts: float) -> None:
-        """Say what the turn was, and the process's highest resident memory so far, in bytes."""
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({**facts, "memory": memory}), file=self._answers, flush=True)
-
-
-def take_turns(turns: Turns, step: Callable[[], int], steps: int) -> None:
-    """Run `step`, which returns a number of images, once to warm up and then `steps` times each turn."""
-    step()
-    synchronize()
-    turns.report()
-    while True:
-        turns.wait()
-        begin = time.perf_counter()
-        images = sum(step() for _ in range(steps))
-        synchronize()
-        turns.report(images=images, seconds=time.perf_counter() - begin)
-
-
-def synchronize() -> None:
-    """Let the GPU finish, where there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def usual(turns: Turns, overrides: list[str], steps: int) -> None:
@@ -191,68 +146,6 @@ class TakeTurns(Callback):
         self._done += 1
 
 
-class Contestant:
-    """The benchmark's side of the pipe."""
-
-    def __init__(self, name: str, overrides: list[str], steps: int, module: str = "benchmarks.throughput") -> None:
-        orders, self._orders = os.pipe()
-        self._answers, answers = os.pipe()
-        self.name, self.turns = name, list[dict[str, float]]()
-        self._log = io.BytesIO()
-        self._directory = tempfile.TemporaryDirectory()
-        screen, terminal = pty.openpty()
-        threading.Thread(target=self._watch, args=(screen,), daemon=True).start()
-        call = ["-m", module, "--contestant", name, "--pipe", str(orders), str(answers), str(steps)]
-        if name == "train":
-            callback = f"{{_target_:{module}.TakeTurns,orders:{orders},answers:{answers},steps:{steps}}}"
-            mine = (f"+callbacks.turns={callback}", f"hydra.run.dir={self._directory.name}")
-            call = ["train.py", "trainer.max_epochs=1000000", *mine]
-        self.born = time.perf_counter()
-        self._process = subprocess.Popen(
-            [sys.executable, *call, *overrides],
-            cwd=ROOT,
-            pass_fds=(orders, answers),
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-        )
-        for end in (orders, answers, terminal):
-            os.close(end)
-        self._reader = os.fdopen(self._answers)
-        self._answer()
-        self.start_up = time.perf_counter() - self.born
-
-    def _watch(self, screen: int) -> None:
-        try:
-            while text := os.read(screen, 1 << 16):
-                self._log.write(text)
-        except OSError:  # the other end is closed
-            pass
-
-    def _answer(self) -> dict[str, float]:
-        line = self._reader.readline()
-        if not line:
-            self._process.wait()
-            time.sleep(0.2)
-            sys.exit(f"{self.name} died:\n{self._log.getvalue().decode(errors='replace')[-4000:]}")
-        facts: dict[str, float] = json.loads(line)
-        return facts
-
-    def turn(self) -> None:
-        """One turn."""
-        os.write(self._orders, b"go\n")
-        self.turns.append(self._answer())
-
-    def close(self) -> None:
-        """End the process."""
-        os.close(self._orders)
-        self._process.wait()
-
-    def speed(self) -> float:
-        """Images/s, median over the turns but the first."""
-        return median([turn["images"] / turn["seconds"] for turn in self.turns[1:]])
-
-
 def matrix_peak(device: str) -> float:
     """bf16 matrix multiplications per second, in FLOP/s, the best of ten; of random numbers, as a network's are."""
     n = 2048 if device == "cpu" else 8192
@@ -287,13 +180,7 @@ def help_seconds() -> float:
 
 def main() -> None:
     """Let them take turns, and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each, of which the first warms up")
-    parser.add_argument("--out", type=Path, help="write the record here")
-    parser.add_argument("--contestant", choices=STEPS, help=argparse.SUPPRESS)
-    parser.add_argument("--pipe", type=int, nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", help="of train.py, such as data=image_folder data.root=...")
-    args = parser.parse_args()
+    args = parser(__doc__, STEPS, 7).parse_args()
     overrides = [ONE_SIZE, *args.overrides]
     if args.contestant:
         orders, answers, steps = args.pipe
@@ -304,55 +191,55 @@ def main() -> None:
     cfg = config(overrides)
     device = hardware.accelerator(cfg.trainer.accelerator)
     more = 1 if device == "cpu" else MORE
-    contestants = {name: Contestant(name, overrides, more * steps) for name, steps in STEPS.items()}
-    for number in range(args.rounds):
-        for contestant in contestants.values():
-            contestant.turn()
-        print(f"round {number + 1}/{args.rounds}", file=sys.stderr)
-    for contestant in contestants.values():
-        contestant.close()
-    speed = {name: contestant.speed() for name, contestant in contestants.items()}
+    contestants = [Contestant(name, overrides, more * n, "benchmarks.throughput") for name, n in STEPS.items()]
+    take(contestants, args.rounds)
+    turns = {c.name: [turn["images"] / turn["seconds"] for turn in c.turns] for c in contestants}
+    speed = {name: median(values[1:]) for name, values in turns.items()}
     ratios = {
-        name: median([t["images"] / t["seconds"] / (o["images"] / o["seconds"]) for t, o in pairs])
-        for name, pairs in (
-            (other, list(zip(contestants["train"].turns[1:], contestants[other].turns[1:], strict=True)))
-            for other in ("usual", "bare")
-        )
+        name: median([ours / other for ours, other in zip(turns["train"][1:], turns[name][1:], strict=True)])
+        for name in ("usual", "bare")
     }
-    turns = contestants["train"].turns[1:]
+    train = contestants[-1]
     peak, size = matrix_peak(device), cfg.data.image_size
     record = {
         "benchmark": "throughput",
         **head("benchmarks.throughput", device),
         "rounds": args.rounds - 1,
         "images_per_second": speed,
-        "turns": {name: [t["images"] / t["seconds"] for t in c.turns] for name, c in contestants.items()},
+        "turns": turns,
         "train_over_usual": ratios["usual"],
         "train_over_bare": ratios["bare"],
-        "data_wait_share": median([t["wait"] / t["seconds"] for t in turns]),
-        "peak_memory_gib": {name: max(t["memory"] for t in c.turns) / 2**30 for name, c in contestants.items()},
+        "data_wait_share": median([turn["wait"] / turn["seconds"] for turn in train.turns[1:]]),
+        "peak_memory_gib": {c.name: max(turn["memory"] for turn in c.turns) / 2**30 for c in contestants},
         "help_seconds": help_takes,
-        "first_step_seconds": contestants["train"].start_up,
+        "first_step_seconds": train.start_up,
         "bf16_matrix_peak_tflops": peak / 1e12,
         "share_of_matrix_peak": speed["train"] * flops(size) / peak,
         "seconds": time.perf_counter() - start,
     }
-    rows = [
-        (
-            name,
-            f"{speed[name]:.1f}",
-            f"{record['peak_memory_gib'][name]:.2f}",
-            "" if name == "train" else f"{ratios[name]:.3f}",
-        )
-        for name in contestants
-    ]
-    print(table(("contestant", "images/s", "peak memory, GiB", "train / it"), rows))
-    print(
-        f"\nwaiting for data {record['data_wait_share']:.2%} of training, --help {help_takes:.2f} s, "
-        f"first step after {record['first_step_seconds']:.1f} s, "
-        f"{record['share_of_matrix_peak']:.0%} of the {peak / 1e12:.2f} TFLOP/s that bf16 matrices reach"
-    )
+    print(tables(record))
     save(args.out, record)
+
+
+def tables(r: dict[str, Any]) -> str:
+    """One row for each contestant."""
+    names = {
+        "usual": "the usual loop: PIL, torchvision, float32",
+        "bare": "a bare loop on ready batches, our precision",
+        "train": "`python train.py`",
+    }
+    over = {"usual": f"{r['train_over_usual']:.2f}", "bare": f"{r['train_over_bare']:.3f}", "train": "1"}
+    rows = [
+        (text, f"{r['images_per_second'][name]:.0f}", over[name], f"{r['peak_memory_gib'][name]:.2f}")
+        for name, text in names.items()
+    ]
+    return (
+        table(("contestant", "images/s", "`train.py` over it", "peak memory, GiB"), rows)
+        + f"\n\n`train.py` waits for data {r['data_wait_share']:.1%} of the time and runs at "
+        f"{r['share_of_matrix_peak']:.0%} of what bf16 matrix products reach on this machine "
+        f"({r['bf16_matrix_peak_tflops']:.2f} TFLOP/s). `--help` takes {r['help_seconds']:.1f} s; the first step "
+        f"begins after {r['first_step_seconds']:.0f} s. Medians of {r['rounds']} turns."
+    )
 
 
 if __name__ == "__main__":

@@ -17,16 +17,16 @@ def record(tmp_path: Path, *arguments: str) -> dict[str, object]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     assert "| --- |" in done.stdout
-    found: dict[str, object] = json.loads((tmp_path / "record.json").read_text())
-    return found
+    content: dict[str, object] = json.loads((tmp_path / "record.json").read_text())
+    return content
 
 
 def test_three_contestants_take_turns(tmp_path: Path) -> None:
-    found = record(tmp_path, "benchmarks.throughput", "--rounds", "2", *TINY, "data.batch_size=8")
-    assert found["images_per_second"].keys() == {"usual", "bare", "train"}  # type: ignore[attr-defined]
-    assert all(len(turns) == 2 for turns in found["turns"].values())  # type: ignore[attr-defined]
-    assert 0 < found["data_wait_share"] < 1  # type: ignore[operator]
-    assert found["hardware"]["accelerator"] == "cpu"  # type: ignore[index]
+    result = record(tmp_path, "benchmarks.throughput", "--rounds", "2", *TINY, "data.batch_size=8")
+    assert result["images_per_second"].keys() == {"usual", "bare", "train"}  # type: ignore[attr-defined]
+    assert all(len(turns) == 2 for turns in result["turns"].values())  # type: ignore[attr-defined]
+    assert 0 < result["data_wait_share"] < 1  # type: ignore[operator]
+    assert result["hardware"]["accelerator"] == "cpu"  # type: ignore[index]
 
 
 def test_a_record_names_the_gpu_if_one_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,13 +36,13 @@ def test_a_record_names_the_gpu_if_one_was_used(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_augmentation_has_its_counterpart(tmp_path: Path) -> None:
-    found = record(tmp_path, "benchmarks.pipeline", "--images", "64", "--rounds", "1", "data=digits")
+    result = record(tmp_path, "benchmarks.pipeline", "--images", "64", "--rounds", "1", "data=digits")
     options = {path.stem for path in (ROOT / "conf/aug").glob("*.yaml")}
-    assert options <= found["images_per_second_per_core"].keys()  # type: ignore[attr-defined]
+    assert options <= result["images_per_second_per_core"].keys()  # type: ignore[attr-defined]
 
 
 def test_what_train_adds_is_told_apart_from_the_bare_loop(tmp_path: Path) -> None:
-    found = record(tmp_path, "benchmarks.overhead", "--rounds", "3", "trainer=cpu")
-    assert found["ms"].keys() == {"bare", "lightning", "train", "lightning - bare", "train - bare"}  # type: ignore[attr-defined]
-    train, bare, added = (found["ms"][name]["step"]["values"] for name in ("train", "bare", "train - bare"))  # type: ignore[index]
+    result = record(tmp_path, "benchmarks.overhead", "--rounds", "3", "trainer=cpu")
+    assert result["ms"].keys() == {"bare", "lightning", "train", "lightning - bare", "train - bare"}  # type: ignore[attr-defined]
+    train, bare, added = (result["ms"][name]["step"]["values"] for name in ("train", "bare", "train - bare"))  # type: ignore[index]
     assert added == [t - b for t, b in zip(train, bare, strict=True)]

@@ -161,7 +161,7 @@ def test_sigterm_ends_both_processes_and_the_run_goes_on(train: Train, tmp_path:
     threading.Thread(target=process.stdout.read, daemon=True).start()
     assert process.wait(60) == 128 + signal.SIGTERM
     end = time.monotonic() + 30
-    while left := faults._session(process.pid):
+    while left := faults.session(process.pid):
         assert time.monotonic() < end, left
         time.sleep(0.2)
     assert rundir.state(tmp_path / "run")["status"] == "interrupted"

@@ -1,4 +1,4 @@
-"""The campaign of benchmarks/faults.py, a few times: real kills, a real full disk."""
+"""The campaign of benchmarks/faults/, a few times: real kills, a real full disk."""
 
 import shutil
 import subprocess
@@ -13,14 +13,14 @@ from tests.conftest import ROOT, Train
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return faults.undisturbed(tmp_path_factory.mktemp("whole"), *PLATEAU)
 
 
 PLATEAU = (*faults.SHORT, *faults.SCHEDULES["plateau"], "callbacks.dashboard=null")
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_bits() -> None:
+def test_killed_at_any_moment_it_resumes_to_the_same_bits() -> None:
     counts = faults.kills("plateau", ["writing a checkpoint"], seed=0)
     assert counts["kills"] == sum(counts[moment] for moment in faults.MOMENTS) == 1
     assert counts["finished"] == counts["finished with the same bits"] > 0
@@ -28,7 +28,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits() -> None:
     assert [counts[name] for name in ("damaged files", "tracebacks", "other refusals")] == [0, 0, 0]
 
 
-def test_what_a_killed_run_was_writing_is_removed_when_it_goes_on(tmp_path: Path) -> None:
+def test_what_a_killed_run_was_writing_is_removed_when_it_resumes(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     part = tmp_path / "checkpoints/.last.ckpt.abc.part"
     part.write_bytes(b"half")
@@ -36,17 +36,17 @@ def test_what_a_killed_run_was_writing_is_removed_when_it_goes_on(tmp_path: Path
         assert not part.exists()
 
 
-def test_a_full_disk_is_said_in_one_message_and_the_last_checkpoint_is_good(whole: Path) -> None:
-    counts = faults.full_disk(200, whole, *PLATEAU)
+def test_a_full_disk_is_one_message_and_the_last_checkpoint_is_good(intact: Path) -> None:
+    counts = faults.full_disk(200, intact, *PLATEAU)
     assert counts["said so in one message"] == 1
     assert counts["damaged files"] == 0
     assert counts["went on to the same bits"] == 1
 
 
-def test_damage_is_seen(whole: Path, tmp_path: Path) -> None:
-    assert not faults.damaged(whole)
-    assert faults.same(whole, whole)
-    copy = shutil.copytree(whole, tmp_path / "copy")
+def test_damage_is_seen(intact: Path, tmp_path: Path) -> None:
+    assert not faults.damaged(intact)
+    assert faults.same(intact, intact)
+    copy = shutil.copytree(intact, tmp_path / "copy")
     files = [path for path in copy.rglob("*") if path.suffix in (".json", ".ckpt", ".npz", ".png", ".csv", ".html")]
     for path in files:
         path.write_bytes(path.read_bytes()[:-3])
@@ -75,9 +75,9 @@ def test_any_directory_will_do_and_runs_of_the_same_second_have_one_each_and_the
     quick = (*PLATEAU, "trainer.max_epochs=1", "callbacks.best=null")
     runs = [faults.begin(cwd, *quick, f"data.num_workers={workers}") for workers in (0, 1, 3)]
     assert [process.communicate() and process.returncode for process in runs] == [0, 0, 0]
-    one, *others = (path.parent for path in cwd.glob("outputs/*/*/summary.json"))
+    first, *others = (path.parent for path in cwd.glob("outputs/*/*/summary.json"))
     assert len(others) == 2
-    assert not faults.damaged(one)
-    assert all(faults.same(one, other) for other in others)
-    assert f"resume={one}: the run is finished" in train(f"resume={one.relative_to(tmp_path)}").stderr
+    assert not faults.damaged(first)
+    assert all(faults.same(first, other) for other in others)
+    assert f"resume={first}: the run is finished" in train(f"resume={first.relative_to(tmp_path)}").stderr
     assert not list(tmp_path.rglob("owned"))

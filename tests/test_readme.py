@@ -1,10 +1,13 @@
-"""Every command of the README that trains does so, on few images and cut short."""
+"""README and docs/: every command that trains does so, on few images and cut short; every link leads somewhere."""
 
 import csv
 import importlib
+import importlib.util
+import os
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +19,11 @@ from PIL import Image
 from cifar_pl.training import experiment
 from tests.conftest import LEAN, ROOT, TINY, Ask, Train
 
-README = (ROOT / "README.md").read_text()
-LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+DOCUMENTS = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+OTHERS = {path: path.read_text() for path in (*ROOT.glob("*.md"), *(ROOT / ".github").glob("*.md"))}
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCKS = [block for text in DOCUMENTS.values() for kind, block in FENCED.findall(text) if kind == "bash"]
+LINES = list(dict.fromkeys(line for block in BLOCKS for line in block.splitlines()))  # each once
 COMMANDS = [shlex.split(line)[2:] for line in LINES if line.startswith("python train.py")]
 SHORT = ("trainer.max_epochs=1", "+trainer.limit_train_batches=2", "lr_finder.num_training=50")
 FEW = "callbacks.misclassified.number=3"
@@ -35,13 +41,13 @@ def shortened(command: list[str], *short: str) -> list[str]:
     ]
 
 
-def test_the_readme_trains_sweeps_and_resumes() -> None:
+def test_the_documents_train_sweep_and_resume() -> None:
     assert [] in COMMANDS
     assert any("-m" in command for command in COMMANDS)
     assert ["resume=latest"] in COMMANDS  # run by test_command.py
 
 
-# test_command.py resumes, test_ddp.py is several processes, test_sweep.py goes on with a sweep and has two at once,
+# test_command.py resumes, test_ddp.py has several processes, test_sweep.py resumes a sweep and has two runs at once,
 # test_published.py trains by both protocols.
 ELSEWHERE = ("resume=", "trainer=ddp", "sweep.resume=", "hydra/launcher=local", "protocol=honest")
 HERE = [command for command in COMMANDS if not any(o.startswith(ELSEWHERE) for o in command)]
@@ -49,6 +55,10 @@ SINGLE = [command for command in HERE if "-m" not in command]
 SLURM = [command for command in HERE if "hydra/launcher=slurm" in command]
 # The bare search is the one with a space of its own, but for the space; test_search.py has both.
 SWEEPS = [c for c in HERE if "-m" in c and c not in SLURM and c != ["-m", "sweep=search"]]
+MODULES = [line for line in LINES if line.startswith("python -m cifar_pl.")]
+# Other launchers, and a loop of the shell, around train.py.
+LAUNCHED = [line for line in LINES if line.startswith(("torchrun ", "sbatch ", "for seed in "))]
+INSTALLED = {"tensorboard": "tensorboard", "optuna-dashboard": "optuna_dashboard", "pytest": "pytest"}
 
 
 @pytest.mark.parametrize("command", SINGLE, ids=" ".join)
@@ -66,7 +76,7 @@ def test_every_single_run_runs(command: list[str], config: Callable[..., DictCon
 
 @pytest.mark.parametrize("command", SWEEPS, ids=" ".join)
 def test_every_sweep_runs_and_no_directory_needs_quotes(command: list[str], train: Train, tmp_path: Path) -> None:
-    """Of each list the first value, of seeds and folds two."""
+    """With the first value of each list, and two seeds or folds."""
     fewer = [
         re.sub(r"=(range.*|0,1.*)", "=0,1", override) if override.startswith(("seed=", "data.fold=")) else override
         for override in command
@@ -84,7 +94,7 @@ def test_every_sweep_runs_and_no_directory_needs_quotes(command: list[str], trai
 
 
 @pytest.mark.parametrize("command", SLURM, ids=" ".join)
-def test_every_sweep_for_slurm_says_what_slurm_is_asked_for(command: list[str], train: Train) -> None:
+def test_every_sweep_for_slurm_asks_slurm_for_what_is_typed(command: list[str], train: Train) -> None:
     result = train(*(override for override in command if override.startswith("hydra")), "--cfg", "hydra")
     assert result.returncode == 0, result.stderr
     launcher = OmegaConf.create(result.stdout).hydra.launcher
@@ -94,18 +104,19 @@ def test_every_sweep_for_slurm_says_what_slurm_is_asked_for(command: list[str], 
         assert str(launcher[key]) == value
 
 
-@pytest.mark.parametrize(
-    "line", [line for line in LINES if line.startswith("python -m cifar_pl.")], ids=lambda line: line[19:]
-)
+@pytest.mark.parametrize("line", MODULES, ids=lambda line: line[19:])
 def test_every_command_for_a_finished_run_runs(
     line: str, finished_run: Path, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(finished_run, tmp_path / "outputs/day/run")
+    def linked(directory: Path) -> None:  # checkpoints are large; what is written replaces a file and not its content
+        shutil.copytree(finished_run, directory, copy_function=os.link)
+
+    linked(tmp_path / "outputs/day/run")
     (tmp_path / "holiday").mkdir()
     for name in ("photo.jpg", "holiday/one.png"):
         Image.fromarray(np.full((30, 40, 3), 100, np.uint8)).save(tmp_path / name)
     if "multirun" in line:
-        shutil.copytree(finished_run, tmp_path / "multirun/day/sweep/0-run")
+        linked(tmp_path / "multirun/day/sweep/0-run")
     monkeypatch.chdir(tmp_path)
     with (finished_run / "misclassified.csv").open() as file:
         first = next(csv.DictReader(file))
@@ -117,8 +128,77 @@ def test_every_command_for_a_finished_run_runs(
     assert ask(main, *arguments, *small) == 0
 
 
-def test_the_readme_names_every_group_and_option() -> None:
-    table = README[README.index("## What can be chosen") : README.index("## What a run leaves")]
+@pytest.mark.parametrize("line", LAUNCHED, ids=lambda line: line.split()[0])
+def test_what_another_program_starts_composes(line: str, config: Callable[..., DictConfig]) -> None:
+    (arguments,) = re.findall(r"train\.py ([^\";]+)", line)
+    overrides = shlex.split(arguments.replace("$seed", "0"))
+    composed = config(*overrides)
+    for key, _, value in (o.partition("=") for o in overrides if o.startswith("trainer.")):
+        assert str(OmegaConf.select(composed, key)) == value
+
+
+def test_every_other_command_is_installed() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    checked = {*MODULES, *LAUNCHED, *(line for line in LINES if line.startswith("python train.py"))}
+    for command in (part for line in LINES if line not in checked for part in line.split(" && ")):
+        program, *arguments = shlex.split(command)
+        if program == "pip":
+            assert arguments[:2] == ["install", "-e"]
+            assert {*re.findall(r"\w+", arguments[2])} <= extras.keys()
+        elif program in ("python", "."):
+            assert command in ("python -m venv .venv", ". .venv/bin/activate")
+        else:
+            assert importlib.util.find_spec(INSTALLED[program])
+
+
+def test_every_group_and_option_is_named() -> None:
+    table = DOCUMENTS[ROOT / "docs/train.md"].partition("## What can be chosen")[2]
     for path in (ROOT / "conf").glob("*/*.yaml"):
         assert f"| `{path.parent.name}` |" in table
         assert f"`{path.stem}`" in table
+
+
+def test_the_readme_is_short() -> None:
+    assert 150 <= len(DOCUMENTS[ROOT / "README.md"].splitlines()) <= 200
+
+
+@pytest.mark.parametrize("path", DOCUMENTS | OTHERS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    text = FENCED.sub("", (DOCUMENTS | OTHERS)[path])
+    links = re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text)
+    for link in (a or b for a, b in links):
+        file, _, anchor = link.partition("#")
+        if link.startswith("https://"):
+            continue
+        target = (path.parent / file).resolve() if file else path
+        assert target.is_relative_to(ROOT), link
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(path: Path) -> set[str]:
+    """The headings of a document as GitHub makes anchors of them."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS | OTHERS, ids=lambda path: path.name)
+def test_every_file_and_module_named_exists(path: Path) -> None:
+    """`cifar_pl/...`, `conf/...`, `tests/...`, `benchmarks/...` and `python -m benchmarks....`, but for `<name>`."""
+    text = (DOCUMENTS | OTHERS)[path]
+    for name in re.findall(r"`((?:cifar_pl|conf|tests|benchmarks|hydra_plugins|docs)/[^`\s<>]*)`", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"python -m (benchmarks\.\w+)", text):
+        assert importlib.util.find_spec(name), name
+
+
+def test_the_tree_is_that_of_the_package() -> None:
+    tree = re.search(
+        r"^cifar_pl/\n(.*?)^hydra_plugins/", DOCUMENTS[ROOT / "docs/architecture.md"], re.DOTALL | re.MULTILINE
+    )
+    assert tree
+    named = {*re.findall(r"[├└]── (?:\w+\.py )*?(\w+)/", tree[1])}
+    folders = {p.name for p in (ROOT / "cifar_pl").rglob("*/__init__.py") for p in [p.parent]}
+    assert named == folders
+    files = {p.name for p in (ROOT / "cifar_pl").rglob("*.py")}
+    assert {*re.findall(r"\w+\.py", tree[1])} <= files

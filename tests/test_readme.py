@@ -28,6 +28,7 @@ COMMANDS = [shlex.split(line)[2:] for line in LINES if line.startswith("python t
 SHORT = ("trainer.max_epochs=1", "+trainer.limit_train_batches=2", "lr_finder.num_training=50")
 FEW = "callbacks.misclassified.number=3"
 RANGE_TESTED = ("experiment=demo", "experiment=genigarus")
+SMALL_NETWORK = ("model._target_=tests.fuzzing.small", "whiten=false")
 SMALL = (FEW, "data=image_folder", "data.val_size=8", "data.image_size=16", "data.batch_size=8", "trainer=cpu", *SHORT)
 
 
@@ -51,7 +52,8 @@ def test_the_documents_train_sweep_and_resume() -> None:
 # test_published.py trains by both protocols.
 ELSEWHERE = ("resume=", "trainer=ddp", "sweep.resume=", "hydra/launcher=local", "protocol=honest")
 HERE = [command for command in COMMANDS if not any(o.startswith(ELSEWHERE) for o in command)]
-SINGLE = [command for command in HERE if "-m" not in command]
+# `data=image_folder` is how all of them get their images here.
+SINGLE = [c for c in HERE if "-m" not in c and c != ["data=image_folder", "data.root=path/to/images"]]
 SLURM = [command for command in HERE if "hydra/launcher=slurm" in command]
 # The bare search is the one with a space of its own, but for the space; test_search.py has both.
 SWEEPS = [c for c in HERE if "-m" in c and c not in SLURM and c != ["-m", "sweep=search"]]
@@ -63,7 +65,7 @@ INSTALLED = {"tensorboard": "tensorboard", "optuna-dashboard": "optuna_dashboard
 
 @pytest.mark.parametrize("command", SINGLE, ids=" ".join)
 def test_every_single_run_runs(command: list[str], config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    small = list(SMALL)
+    small = [*SMALL, *(SMALL_NETWORK if command else ())]  # the bare command trains ResNet18
     if "experiment=genigarus" in command:
         small[small.index("data.image_size=16")] = "data.image_size=32"  # it crops 28
     for n in range(64):
@@ -85,7 +87,7 @@ def test_every_sweep_runs_and_no_directory_needs_quotes(command: list[str], trai
         fewer = [*(o for o in fewer if not o.startswith("sweep.trials=")), "sweep.trials=2"]
     else:
         fewer = [o if o.endswith("=0,1") else o.partition(",")[0] for o in fewer]
-    result = train(*shortened(fewer, *TINY, *LEAN, *SHORT))
+    result = train(*shortened(fewer, *TINY, *LEAN, *SHORT, *SMALL_NETWORK))
     assert result.returncode == 0, result.stderr
     (sweep,) = tmp_path.glob("multirun/*/*/sweep.html")
     runs = [path.parent for path in sweep.parent.glob("*/summary.json")]

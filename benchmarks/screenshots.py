@@ -91,7 +91,7 @@ def tensorboard(logdir: Path) -> Iterator[str]:
 
 def main() -> None:
     """Take them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished run")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--whole", action="store_true", help="the whole pages, and every tab of TensorBoard")

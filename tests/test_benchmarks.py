@@ -1,5 +1,6 @@
 """The benchmarks run to their end and write their records; how fast anything is, is not tested here."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -19,6 +20,21 @@ def record(tmp_path: Path, *arguments: str) -> dict[str, object]:
     assert "| --- |" in done.stdout
     content: dict[str, object] = json.loads((tmp_path / "record.json").read_text())
     return content
+
+
+MAINS = [path for path in sorted((ROOT / "benchmarks").rglob("*.py")) if "\ndef main(" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", MAINS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_benchmark_has_a_help(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    monkeypatch.setattr(sys, "argv", [path.name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert end.value.code == 0
+    assert str(module.__doc__).strip() in capsys.readouterr().out
 
 
 def test_three_contestants_take_turns(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@
 3. For each suggestion: how far it lies from the best rate (a factor), and what it would lose (its regret, in points),
    read off the grid's curve.
 
-Everything is kept in DIRECTORY: started again, it measures what is missing. The test images are not read.
+Everything is kept in DIRECTORY: started again, it measures what is missing. The picture goes next to the record. The
+test images are not read.
 """
 
 from pathlib import Path
@@ -26,7 +27,6 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("directory", type=Path, help="where runs and curves are kept")
     parser.add_argument("--data", type=Path, default=Path("data"), help="has cifar-10-batches-py")
-    parser.add_argument("--out", type=Path, help="write the record here, and the picture beside it")
     args = parser.parse_args()
     directory, root = args.directory.resolve(), args.data.resolve()
     facts = judging.truth(measuring.grid(directory, root))

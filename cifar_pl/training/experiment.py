@@ -280,7 +280,7 @@ def _callbacks(cfg: DictConfig, validates: bool) -> list[Callback]:
             continue
         callbacks.append(build(node, f"callbacks.{name}"))
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and (prune := cfg.sweep.get("prune")):
-        study = Path(hydra.sweep.dir) / rundir.STUDY
-        callbacks.append(complete(build(prune), "sweep.prune", study=study, run=Path(cfg.run_dir).name))
+    study = Path(hydra.sweep.dir) / rundir.STUDY
+    if hydra.mode == RunMode.MULTIRUN and study.exists():  # a search's trial
+        callbacks.append(complete(build(cfg.sweep.prune), "sweep.prune", study=study, run=Path(cfg.run_dir).name))
     return [*callbacks, Progress()] if sys.stdout.isatty() else callbacks

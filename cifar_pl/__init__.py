@@ -1,9 +1,8 @@
 """CIFAR-10 experiment bench: train ResNet18, then look at what it gets wrong.
 
-The path of an image: bytes on disk -> `sources` (uint8 arrays) -> `datamodule` (split, `augment`,
-batches of uint8) -> `network` (its first layer normalises) -> `classifier` (loss, metrics) ->
-`callbacks` (log, `figures`, the `gradcam` gallery) -> `report` (summary.json).
-`experiment` puts the parts together out of `conf/`; `command` is what stands around it on a shell.
+The path of an image: bytes on disk -> `data` (uint8 arrays, split, augmented, batches of uint8) -> `models/resnet18`
+(its first layer normalises) -> `training/classifier` (loss, metrics) -> `evaluation` (predictions, Grad-CAM) ->
+`reporting` (the page). `training/experiment` puts the parts together out of `conf/`; `cli/command` wraps it on a shell.
 """
 
 import os

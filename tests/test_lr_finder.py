@@ -215,3 +215,8 @@ def test_it_ends_at_a_loss_that_is_not_finite_and_not_before(
 
 def test_the_methods_are_the_ones_that_choose_offers() -> None:
     assert set(found(curve())) == set(lr_finder.METHODS)
+
+
+def test_a_wall_at_the_first_rate_leaves_nothing_to_choose() -> None:
+    loss = np.array([-0.0, 6.1e-05, 0.0, 1e-38, 5.88, 1e-38, 0.0, -0.0, 3.99, 3.46])  # found by test_fuzz.py
+    assert not choose(Curve(np.geomspace(0.4, 0.8, 10), loss), 195, stays=False).suggestions

@@ -22,7 +22,8 @@ for name in [n for n in vars(signal) if not n.startswith("_") and n not in windo
 for name in names:
     importlib.import_module(name)
 
-from cifar_pl import command, slots
+from cifar_pl.cli import command
+from cifar_pl.sweeps import slots
 done = []
 assert command.job(lambda cfg: cfg.score, OmegaConf.create({"score": 0.5})) == 0.5
 assert command.run(lambda: slots.each([done.append] * 3, [{"n": "0"}, {"n": "1"}], lambda: True)) == 0

@@ -144,7 +144,7 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
     Raises:
         UserError: the sweep cannot be run as asked, or not every job has a result in the end.
     """
-    schema.check(OmegaConf.masked_copy(config, ["sweep"]))
+    schema.check(OmegaConf.masked_copy(config, ["sweep", "monitor"]))  # sweep.prune refers to the monitor
     directory = Path(config.hydra.sweep.dir)
     free = slots.of(launcher, config.sweep.at_once)
     typed = {o.get_key_element(): o for o in overrides if o.key_or_group.partition(".")[0] != "sweep"}

@@ -184,7 +184,7 @@ def choose(curve: Curve, classes: int, stays: bool) -> Choice:
     least = max(LEAST_FALL * start, LEAST_SIGMAS * noise) / (2 if _means(kept).max() > WALL * kept.top else 1)
     begin, end = _first_fall(kept, start, least)
     fall, below = start - float(smooth[end]), f"below {'guessing' if start == guessing else 'its start'} ({start:.3f})"
-    if fall < least:
+    if fall <= 0 or fall < least:
         told = f"the loss fell by {max(fall, 0):.3f} {below}; less than {least:.3f} says nothing"
         return Choice({}, guessing, told, safe)
     band = float(kept.lr[begin]), float(kept.lr[end])
@@ -225,7 +225,7 @@ def _first_fall(curve: Curve, start: float, least: float) -> tuple[int, int]:
     smooth = curve.smooth
     depth = np.maximum.accumulate(start - smooth)
     wall = ((start - smooth < depth / 2) | (_means(curve) > curve.top)) & (depth >= least)
-    end = int(np.argmin(smooth[: int(np.argmax(wall))] if wall.any() else smooth))
+    end = int(np.argmin(smooth[: max(int(np.argmax(wall)), 1)] if wall.any() else smooth))
     begun = start - smooth[: end + 1] >= 0.1 * (start - smooth[end])
     return int(np.argmax(begun)), end
 

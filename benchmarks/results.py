@@ -12,7 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import faults, gradcam, overhead, pipeline, predict, rates, references, suspects, sweeps, throughput
+from benchmarks import (
+    faults,
+    gradcam,
+    overhead,
+    pipeline,
+    predict,
+    rates,
+    references,
+    slurm,
+    suspects,
+    sweeps,
+    throughput,
+)
 from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, foot, machine, save, table
 from cifar_pl.runs.rundir import read_json
 
@@ -95,6 +107,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "sweeps": sweeps.tables,
     "faults": faults.tables,
     "rates": rates.tables,
+    "slurm": slurm.tables,
 }
 # Of several records, or with figures from elsewhere.
 OTHERS: dict[str, Callable[[], str]] = {"accuracy": accuracy, "references": references.tables}

@@ -144,15 +144,15 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 record[what.__name__] = what(Path(folder), args.epochs)
             record[what.__name__]["seconds"] = round(time.monotonic() - start)
-    print(rows(record))
+    print(tables(record))
     save(args.out, record)
 
 
-def rows(r: dict[str, Any]) -> str:
+def tables(r: dict[str, Any]) -> str:
     """The table; a fact that does not hold is False."""
     facts = [(what.__doc__, r[what.__name__]) for what in SCENARIOS]
     lines = [(text, "; ".join(f"{fact}: {value}" for fact, value in held.items())) for text, held in facts]
-    return table(("on a cluster of one node", "what held"), lines)
+    return table(("on a cluster of one node", "what held"), lines) + f"\n\nSLURM {r['slurm']}."
 
 
 if __name__ == "__main__":

@@ -280,7 +280,7 @@ def _callbacks(cfg: DictConfig, validates: bool) -> list[Callback]:
             continue
         callbacks.append(build(node, f"callbacks.{name}"))
     hydra = HydraConfig.get()
-    study = Path(hydra.sweep.dir) / rundir.STUDY
-    if hydra.mode == RunMode.MULTIRUN and study.exists():  # a search's trial
+    # A search's trial. Further processes of one run have no sweep.dir: it would be another one for each.
+    if hydra.mode == RunMode.MULTIRUN and (study := Path(hydra.sweep.dir) / rundir.STUDY).exists():
         callbacks.append(complete(build(cfg.sweep.prune), "sweep.prune", study=study, run=Path(cfg.run_dir).name))
     return [*callbacks, Progress()] if sys.stdout.isatty() else callbacks

@@ -11,7 +11,7 @@ from cifar_pl.machine import hardware
 
 SCRIPT = """
 import ctypes, os
-from cifar_pl import hardware
+from cifar_pl.machine import hardware
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

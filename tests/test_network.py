@@ -109,7 +109,7 @@ def test_dropout_changes_no_name_and_no_output_outside_of_training() -> None:
 
 STEP = """
 import torch, torch.nn.functional as F
-from cifar_pl.network import resnet18
+from cifar_pl.models.resnet18 import resnet18
 network = resnet18(10, [0.5] * 3, [0.2] * 3).to(memory_format=torch.channels_last)
 for size in (24, 32):
     image = torch.randint(0, 256, (8, 3, size, size), dtype=torch.uint8).to(memory_format=torch.channels_last)

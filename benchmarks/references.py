@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
 from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, head, machine, save, table
 from benchmarks.published import PUBLISHED, RULES, lagging, published_curve
 from cifar_pl.reporting.figures import MARK, TRAIN, VAL, png
 from cifar_pl.runs import overrides
-from cifar_pl.runs.rundir import CONFIG, METRICS, RANGE_TEST, STATUS, SUMMARY, read_json
+from cifar_pl.runs.rundir import METRICS, RANGE_TEST, STATUS, SUMMARY, read_config, read_json
 from cifar_pl.runs.summary import read_metrics
 from cifar_pl.training import lr_finder
 
@@ -35,16 +34,16 @@ def of_run(run: Path) -> dict[str, Any]:
     git = read_json(run / STATUS).get("git") or {}
     if git.get("dirty", True):
         sys.exit(f"{run} is not a run of one clean commit: {git}")
-    config, typed = OmegaConf.load(run / CONFIG), overrides.of_run(run)
+    config, typed = read_config(run), overrides.of_run(run)
     name = next(o.partition("=")[2] for o in typed if o.startswith("experiment="))
     rows = read_metrics(run / METRICS)
     return {
         "experiment": name,
-        "protocol": config.protocol,
-        "seed": config.seed,
+        "protocol": config["protocol"],
+        "seed": config["seed"],
         "overrides": typed,
         "commit": git["commit"],
-        "held_out": config.data.val_size if config.protocol == "honest" else 0,
+        "held_out": config["data"]["val_size"] if config["protocol"] == "honest" else 0,
         "curve": [
             {"epoch": int(row["epoch"]), "train": row["train/acc"], "val": row.get("val/acc"), "lr": row["lr"]}
             for row in rows

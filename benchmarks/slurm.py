@@ -29,9 +29,9 @@ Facts = dict[str, Any]
 
 
 def begin(cwd: Path, *command: str) -> subprocess.Popen[bytes]:
-    """Start a command in `cwd`; what it prints goes to `cwd/said`."""
+    """Start a command in `cwd`; what it prints goes to `cwd/log`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    log = (cwd / "said").open("w")
+    log = (cwd / "log").open("w")
     return subprocess.Popen(command, cwd=cwd, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
@@ -61,16 +61,16 @@ def sweep(cwd: Path, _epochs: int) -> Facts:
     run = until(lambda: next(directory.glob("*-seed_1"), None))
     until((run / rundir.LAST).exists)
     subprocess.run(["scancel", job_of(run)], check=True)
-    noticed = until(lambda: "== Job 2 of 6 interrupted" in (cwd / "said").read_text() or process.poll() is not None)
+    noticed = until(lambda: "== Job 2 of 6 interrupted" in (cwd / "log").read_text() or process.poll() is not None)
     epochs = len(read_metrics(run / rundir.METRICS))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    log = (cwd / "said").read_text()
+    log = (cwd / "log").read_text()
     until(lambda: not queue())
     alone = statuses(directory)
     status = begin(cwd, *train("-m", "sweep.resume=sweep")).wait(400)
     ended = {seed: "failed" if seed == "-1" else "finished" for seed in seeds}
-    log += (cwd / "said").read_text()
+    log += (cwd / "log").read_text()
     intact = undisturbed(cwd, *RUN, "trainer.max_epochs=8", "seed=1")
     return {
         "a cancelled job ends in order, and the sweep notices": noticed and alone["1"] == "interrupted",
@@ -85,13 +85,13 @@ def requeue(cwd: Path, epochs: int) -> Facts:
     """A run that is longer than its time limit, warned by SLURM and put back until it is finished."""
     arguments = (*RUN, f"trainer.max_epochs={epochs}")
     srun = " ".join(["srun", *train(*arguments, "hydra.run.dir=run")])
-    options = ("--requeue", "--signal=USR1@90", "--time=2", "--open-mode=append", "--output=said", f"--wrap={srun}")
+    options = ("--requeue", "--signal=USR1@90", "--time=2", "--open-mode=append", "--output=log", f"--wrap={srun}")
     begin(cwd, "sbatch", "--parsable", *options).wait()
     while queue():
         if queue("--states=PENDING"):  # SLURM lets it wait for two minutes
             subprocess.run(["scontrol", "update", f"JobId={queue()[0]}", "StartTime=now"], check=False)
         time.sleep(1)
-    log = (cwd / "said").read_text()
+    log = (cwd / "log").read_text()
     return {
         "times put back": log.count("Interrupted. To go on"),
         "it went on, to the bits of an undisturbed one": same(cwd / "run", undisturbed(cwd, *arguments)),
@@ -104,7 +104,7 @@ def ddp(cwd: Path, _epochs: int) -> Facts:
     arguments = (*(a for a in RUN if a != "trainer=cpu"), "trainer=ddp", "trainer.accelerator=cpu")
     finished = begin(cwd, "srun", "--ntasks-per-node=2", *train(*arguments, "hydra.run.dir=run")).wait(240) == 0
     refused = begin(cwd, "srun", "--ntasks=2", *train(*arguments, "hydra.run.dir=refused")).wait(240) == 1
-    log = (cwd / "said").read_text()
+    log = (cwd / "log").read_text()
     return {
         "the bits of two processes by Lightning": finished and same(cwd / "run", undisturbed(cwd, *arguments)),
         "--ntasks instead is refused": refused and "give --ntasks-per-node" in log and "Traceback" not in log,

@@ -50,7 +50,7 @@ def complete(part: Callable[..., Any], name: str, **known: Any) -> Any:
 
 
 def reason(error: BaseException) -> str:
-    """In one line, also where pydantic, which albumentations uses, has several."""
+    """An error in one line, even if pydantic, which albumentations uses, has several."""
     found = error.errors() if hasattr(error, "errors") else []
     told = "; ".join(f"{'.'.join(map(str, e['loc']))}={e['input']}: {e['msg']}" for e in found)
     return told or " ".join(str(error).split()) or type(error).__name__

@@ -16,10 +16,11 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from benchmarks import results
 from cifar_pl.training import experiment
 from tests.conftest import LEAN, ROOT, TINY, Ask, Train
 
-DOCUMENTS = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+DOCUMENTS = {path: path.read_text() for path in results.DOCUMENTS}
 OTHERS = {path: path.read_text() for path in (*ROOT.glob("*.md"), *(ROOT / ".github").glob("*.md"))}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BLOCKS = [block for text in DOCUMENTS.values() for kind, block in FENCED.findall(text) if kind == "bash"]
@@ -200,7 +201,7 @@ def test_the_tree_is_that_of_the_package() -> None:
     )
     assert tree
     named = {*re.findall(r"[├└]── (?:\w+\.py )*?(\w+)/", tree[1])}
-    folders = {p.name for p in (ROOT / "cifar_pl").rglob("*/__init__.py") for p in [p.parent]}
+    folders = {p.parent.name for p in (ROOT / "cifar_pl").rglob("*/__init__.py")}
     assert named == folders
     files = {p.name for p in (ROOT / "cifar_pl").rglob("*.py")}
     assert {*re.findall(r"\w+\.py", tree[1])} <= files

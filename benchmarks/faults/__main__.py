@@ -61,11 +61,9 @@ def main() -> None:
             pool.submit(kills, name, rng.sample(all_ * args.kills, args.kills // len(SCHEDULES)), args.seed + n)
             for n, (name, all_) in enumerate(moments.items())
         ]
-        fuzz = pool.submit(
-            suite, "-m", "", "tests/test_fuzz.py", "--hypothesis-profile=campaign", "--hypothesis-seed=0"
-        )
-        data = pool.submit(suite, "-m", "", "tests/test_sources.py", "tests/test_download.py", "tests/test_predict.py")
-        hostile = pool.submit(suite, "-m", "", "tests/test_saved.py", "tests/test_checkpoints.py", "tests/test_page.py")
+        fuzz = pool.submit(suite, "tests/test_fuzz.py", "--hypothesis-profile=campaign", "--hypothesis-seed=0")
+        data = pool.submit(suite, "tests/test_sources.py", "tests/test_download.py", "tests/test_predict.py")
+        hostile = pool.submit(suite, "tests/test_saved.py", "tests/test_checkpoints.py", "tests/test_page.py")
         epochs = pool.submit(long, *SHORT, "logger=default", f"trainer.max_epochs={args.epochs}")
         sweep = pool.submit(long, "-m", *SHORT, *few, "trainer.max_epochs=1", f"seed=range({args.jobs})")
         intact = pool.submit(undisturbed, Path(folder), *plateau)

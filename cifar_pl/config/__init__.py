@@ -1,1 +1,1 @@
-"""Configs: what may stand in them, what is built from them, how a run's is taken up again."""
+"""Configs: what may stand in them, what is built from them, how a run is resumed."""

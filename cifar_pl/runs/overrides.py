@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 FILE = ".hydra/overrides.yaml"
 
 
 def of_run(directory: Path) -> list[str]:
-    """What was typed for the run in `directory`, without `resume`; nothing where that was not kept."""
+    """What was typed for the run in `directory`, without `resume`; empty if that was not kept."""
     file = directory / FILE
     typed: Any = yaml.safe_load(file.read_text()) if file.is_file() else []
     return [o for o in typed if key_of(o) != "resume"]

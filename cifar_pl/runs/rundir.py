@@ -13,10 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from filelock import FileLock, Timeout
 
-from cifar_pl.errors import Pruned, UserError, require
+from cifar_pl.errors import Pruned, UserError, reason, require
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}. It is damaged.") from error
+        raise UserError(f"{file} cannot be read: {reason(error)}. It is damaged.") from error
     require(isinstance(config, dict), f"{file} holds no mapping. It is damaged.")
     return config  # type: ignore[no-any-return]
 

@@ -53,8 +53,8 @@ class Sweep:
         self.directory, self.total = directory, 0
         self.jobs: list[Job] = []
         self._launcher = launcher
-        begun = [path.parents[1] for path in directory.glob(f"[0-9]*-*/{overrides.FILE}")]
-        self._known = {frozenset(overrides.of_run(run)): run for run in begun}
+        started = [path.parents[1] for path in directory.glob(f"[0-9]*-*/{overrides.FILE}")]
+        self._known = {frozenset(overrides.of_run(run)): run for run in started}
         self._begun: set[Job] = set()
         self._stopping, self._told = False, set[int]()  # processes that were interrupted
         self._done = self._skipped = 0
@@ -144,7 +144,7 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
     Raises:
         UserError: the sweep cannot be run as asked, or not every job has a result in the end.
     """
-    schema.check(OmegaConf.masked_copy(config, ["sweep", "monitor"]))  # sweep.prune refers to the monitor
+    schema.check(OmegaConf.masked_copy(config, ["sweep"]))
     directory = Path(config.hydra.sweep.dir)
     free = slots.of(launcher, config.sweep.at_once)
     typed = {o.get_key_element(): o for o in overrides if o.key_or_group.partition(".")[0] != "sweep"}

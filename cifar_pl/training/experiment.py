@@ -282,5 +282,6 @@ def _callbacks(cfg: DictConfig, validates: bool) -> list[Callback]:
     hydra = HydraConfig.get()
     # A search's trial. Further processes of one run have no sweep.dir: it would be another one for each.
     if hydra.mode == RunMode.MULTIRUN and (study := Path(hydra.sweep.dir) / rundir.STUDY).exists():
-        callbacks.append(complete(build(cfg.sweep.prune), "sweep.prune", study=study, run=Path(cfg.run_dir).name))
+        known = {"study": study, "run": Path(cfg.run_dir).name, "monitor": cfg.monitor}
+        callbacks.append(complete(build(cfg.sweep.prune), "sweep.prune", **known))
     return [*callbacks, Progress()] if sys.stdout.isatty() else callbacks

@@ -28,6 +28,7 @@ SHARE = 0.03  # of the run's steps
 LEAST_POINTS = 10
 LEAST_FALL = 0.03  # of the loss of guessing
 LEAST_SIGMAS = 6.0  # of the noise that the smoothing leaves
+ABOVE_ZERO = 1e-300  # a fall has a depth, even among losses that are all zero
 WALL = 1.1  # times the highest loss of the first tenth; where there is one behind it, half the fall is enough
 # The best rate of a grid of real runs over the end of the first fall (benchmarks/rates.py): under a schedule that
 # stays at its rate, and under one that only passes it.
@@ -181,10 +182,12 @@ def choose(curve: Curve, classes: int, stays: bool) -> Choice:
     smooth = kept.smooth
     start = min(guessing, float(smooth[0]))
     noise = kept.noise
-    least = max(LEAST_FALL * start, LEAST_SIGMAS * noise) / (2 if _means(kept).max() > WALL * kept.top else 1)
+    least = max(LEAST_FALL * start, LEAST_SIGMAS * noise, ABOVE_ZERO) / (
+        2 if _means(kept).max() > WALL * kept.top else 1
+    )
     begin, end = _first_fall(kept, start, least)
     fall, below = start - float(smooth[end]), f"below {'guessing' if start == guessing else 'its start'} ({start:.3f})"
-    if fall <= 0 or fall < least:
+    if fall < least:
         told = f"the loss fell by {max(fall, 0):.3f} {below}; less than {least:.3f} says nothing"
         return Choice({}, guessing, told, safe)
     band = float(kept.lr[begin]), float(kept.lr[end])
@@ -225,7 +228,7 @@ def _first_fall(curve: Curve, start: float, least: float) -> tuple[int, int]:
     smooth = curve.smooth
     depth = np.maximum.accumulate(start - smooth)
     wall = ((start - smooth < depth / 2) | (_means(curve) > curve.top)) & (depth >= least)
-    end = int(np.argmin(smooth[: max(int(np.argmax(wall)), 1)] if wall.any() else smooth))
+    end = int(np.argmin(smooth[: int(np.argmax(wall))] if wall.any() else smooth))
     begun = start - smooth[: end + 1] >= 0.1 * (start - smooth[end])
     return int(np.argmax(begun)), end
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from cifar_pl.cli import command
 from cifar_pl.machine import hardware
-from cifar_pl.runs import rundir, summary
+from cifar_pl.runs import files, summary
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -56,7 +56,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def save(path: Path | None, record: Mapping[str, Any]) -> None:
     """Write the record as JSON if a path is given."""
     if path is not None:
-        rundir.write_json(path, record)
+        files.write_json(path, record)
         print(f"\nwritten to {path}")
 
 
@@ -84,5 +84,5 @@ def foot(record: dict[str, Any]) -> str:
 
 def accuracy_records() -> list[dict[str, Any]]:
     """The records of training runs, the shortest first."""
-    records = [r for r in map(rundir.read_json, RESULTS.glob("*.json")) if r["benchmark"] == "accuracy"]
+    records = [r for r in map(files.read_json, RESULTS.glob("*.json")) if r["benchmark"] == "accuracy"]
     return sorted(records, key=lambda r: (r["epochs"], r["command"]))

@@ -20,7 +20,8 @@ from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, head, machin
 from benchmarks.published import PUBLISHED, RULES, lagging, published_curve
 from cifar_pl.reporting.figures import MARK, TRAIN, VAL, png
 from cifar_pl.runs import overrides
-from cifar_pl.runs.rundir import METRICS, RANGE_TEST, STATUS, SUMMARY, read_config, read_json
+from cifar_pl.runs.files import read_json
+from cifar_pl.runs.rundir import METRICS, RANGE_TEST, STATUS, SUMMARY, read_config
 from cifar_pl.runs.summary import read_metrics
 from cifar_pl.training import lr_finder
 

@@ -26,7 +26,7 @@ from benchmarks import (
     throughput,
 )
 from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, foot, machine, save, table
-from cifar_pl.runs.rundir import read_json
+from cifar_pl.runs.files import read_json
 
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 

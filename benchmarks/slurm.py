@@ -20,7 +20,7 @@ from benchmarks import common
 from benchmarks.cluster import cluster, missing, output, queue, until
 from benchmarks.common import ROOT, head, save, table
 from benchmarks.faults import SHORT, same, undisturbed
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 from cifar_pl.runs.summary import read_metrics
 
 RUN = (*SHORT, "callbacks.misclassified=null", "callbacks.dashboard=null", "callbacks.summary=null")
@@ -48,7 +48,7 @@ def statuses(directory: Path) -> dict[str, str]:
 
 def job_of(run: Path) -> str:
     """The number of the job that a run is, from the environment of its process."""
-    pid = rundir.read_json(run / rundir.STATUS)["pid"]
+    pid = files.read_json(run / rundir.STATUS)["pid"]
     pairs = (pair.partition("=") for pair in Path(f"/proc/{pid}/environ").read_text().split("\0"))
     return next(value for name, _, value in pairs if name == "SLURM_JOB_ID")
 

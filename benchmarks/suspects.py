@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import common
 from benchmarks.common import head, save, table
 from cifar_pl.evaluation.predictions import Predictions, suspects
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 
 KNOWN = Path(__file__).parent / "label_errors.csv"
 FIRST = (10, 25, 50, 100, 200)
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--data", default="", help="what the images were, in a few words")
     args = parser.parse_args()
     predictions = Predictions.load(args.run / rundir.PREDICTIONS["test"])
-    summary = rundir.read_json(args.run / rundir.SUMMARY)
+    summary = files.read_json(args.run / rundir.SUMMARY)
     classes = list(summary["test"]["acc_per_class"])
     with KNOWN.open() as file:
         known = {(row["label"], int(row["nth_of_label"])) for row in csv.DictReader(file)}

@@ -12,7 +12,7 @@ from cifar_pl.evaluation.gradcam import METHODS
 from cifar_pl.evaluation.predictions import ORDERS, SPLITS, select
 from cifar_pl.inference import saved
 from cifar_pl.reporting import figures, page
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ def main() -> None:
     figure = figures.explained(shown)
     if data.test_selected:
         figures.warn(figure)
-    rundir.write(out / "gallery.png", figures.png(figure))
-    rundir.write(out / "gallery.csv", gallery.as_csv(cases, run.classes))
+    files.write(out / "gallery.png", figures.png(figure))
+    files.write_csv(out / "gallery.csv", gallery.COLUMNS, gallery.as_rows(cases, run.classes))
     where, selected = out / rundir.PAGE, data.test_selected
     page.write(run.directory, where, run.facts, predictions, run.classes, data.pixels, shown, selected)
     log.info("%s: %s", out, title)

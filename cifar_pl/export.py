@@ -18,7 +18,7 @@ from torch import nn
 from cifar_pl.cli import command
 from cifar_pl.errors import UserError, require
 from cifar_pl.inference import saved
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +52,9 @@ def main() -> None:
         raise UserError(f'{error}. Install what exporting needs: pip install -e ".[export]"') from error
     difference = max(float(np.abs(p - expected).max()) for p in said)
     require(difference < TOLERANCE, f"The exported network gives other probabilities, by up to {difference:.1e}.")
-    rundir.write(out / "model.onnx", onnx)
-    rundir.write(out / "model.safetensors", safetensors)
-    rundir.write(out / "README.md", _card(run, images.shape[-1]))
+    files.write(out / "model.onnx", onnx)
+    files.write(out / "model.safetensors", safetensors)
+    files.write(out / "README.md", _card(run, images.shape[-1]))
     log.info("%s: checked on %d images; probabilities differ by %.1e at most.", out, len(images), difference)
 
 

@@ -1,8 +1,6 @@
 """`python -m cifar_pl.predict RUN IMAGE|FOLDER...`: what a trained network says of your own files."""
 
 import argparse
-import csv
-import io
 import json
 import logging
 import sys
@@ -28,6 +26,7 @@ from cifar_pl.inference.saved import Saved
 from cifar_pl.machine import hardware
 from cifar_pl.reporting import figures
 from cifar_pl.runs import rundir
+from cifar_pl.runs.files import csv_text
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +86,16 @@ def _table(format_: str, files: Sequence[File], said: Sequence[Sequence[tuple[st
         ]
         return json.dumps(entries, indent=1) + "\n"
     if format_ == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        columns = (f"{what}_{n + 1}" for n in range(len(said[0])) for what in ("class", "probability"))
-        writer.writerow(["path", "label", *columns])
-        for (path, label), top in zip(files, said, strict=True):
-            writer.writerow([path, label, *(value for pair in top for value in pair)])
-        return text.getvalue()
+        columns = [
+            "path",
+            "label",
+            *(f"{what}_{n + 1}" for n in range(len(said[0])) for what in ("class", "probability")),
+        ]
+        rows = [
+            dict(zip(columns, [path, label, *(value for pair in pairs for value in pair)], strict=True))
+            for (path, label), pairs in zip(files, said, strict=True)
+        ]
+        return csv_text(columns, rows)
     return "".join(
         f"{file.path}  {'  '.join(f'{name} {p:.1%}' for name, p in top)}\n"
         for file, top in zip(files, said, strict=True)

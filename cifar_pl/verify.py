@@ -15,7 +15,7 @@ from cifar_pl.config.build import build
 from cifar_pl.errors import UserError, complete, require
 from cifar_pl.inference import saved
 from cifar_pl.machine import hardware
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 from cifar_pl.training import experiment
 from cifar_pl.training.callbacks import FirstSteps
 
@@ -37,7 +37,7 @@ def main() -> None:
     file = directory / rundir.FIRST_STEPS
     require(file.is_file(), f"{file} is missing: the run ended in its first steps, or is older than this command.")
     try:
-        record: dict[str, Any] = rundir.read_json(file)
+        record: dict[str, Any] = files.read_json(file)
         cfg = schema.of_run(directory)
         for part in (cfg.model, cfg.classifier, cfg.trainer):
             schema.allow(OmegaConf.to_container(part), *schema.targets())

@@ -32,7 +32,7 @@ from benchmarks.screenshots import browser
 from cifar_pl.cli import command
 from cifar_pl.data.images import Images, Source
 from cifar_pl.models.resnet18 import Normalize
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files
 
 ROOT = Path(__file__).parents[1]
 torch.backends.mps.is_available = lambda: False
@@ -148,9 +148,9 @@ def make(tmp_path: Path) -> Make:
             "scheduler": typed.get("scheduler", "onecycle"),
             **config,
         }
-        rundir.write(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(values)))
+        files.write(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(values)))
         git = {"commit": "0123456789abcdef", "dirty": False}
-        rundir.write_json(run / "status.json", {"status": status, "overrides": overrides, "git": git})
+        files.write_json(run / "status.json", {"status": status, "overrides": overrides, "git": git})
         if status == "finished":
             summary = {
                 "test": {"acc": test},
@@ -159,9 +159,9 @@ def make(tmp_path: Path) -> Make:
                 "seconds": 10.0,
                 "protocol": {"test_selected": test_selected},
             }
-            rundir.write_json(run / "summary.json", summary)
+            files.write_json(run / "summary.json", summary)
             curve = "".join(f"{epoch},{(val or test) * epoch / 2}\n" for epoch in (1, 2))
-            rundir.write(run / "metrics.csv", "epoch,val/acc\n" + curve)
+            files.write(run / "metrics.csv", "epoch,val/acc\n" + curve)
         return run
 
     return made

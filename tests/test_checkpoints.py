@@ -14,7 +14,7 @@ from torch import nn
 
 from cifar_pl.data.images import Source
 from cifar_pl.errors import UserError
-from cifar_pl.runs import checkpoints, rundir
+from cifar_pl.runs import checkpoints, files
 from cifar_pl.runs.checkpoints import WholeFiles, read
 from cifar_pl.training.callbacks import Last
 from tests.test_classifier import loaded, make
@@ -49,7 +49,7 @@ class Interrupted(io.BytesIO):
 
 
 def test_ctrl_c_while_a_checkpoint_is_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rundir, "whole", lambda path: nullcontext(Interrupted()))
+    monkeypatch.setattr(files, "atomic", lambda path: nullcontext(Interrupted()))
     with pytest.raises(KeyboardInterrupt):
         WholeFiles().save_checkpoint({"a": torch.zeros(1_000)}, tmp_path / "last.ckpt")
 

@@ -24,7 +24,7 @@ from benchmarks import faults
 from cifar_pl.config.build import build
 from cifar_pl.data.batches import Batch
 from cifar_pl.errors import UserError
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 from cifar_pl.training import experiment, learning_rate
 from cifar_pl.training.classifier import Classifier
 from tests.conftest import LEAN, RANGE_TEST, ROOT, TINY, Train
@@ -216,6 +216,6 @@ def test_further_processes_do_not_measure_and_take_no_older_rate(
 ) -> None:
     cfg: Any = config(*DDP, "lr_finder=range_test")
     nothing: Any = None
-    rundir.write_json(tmp_path / rundir.FINDER, {"lr": 0.03, "source": "of an attempt before"})
+    files.write_json(tmp_path / rundir.FINDER, {"lr": 0.03, "source": "of an attempt before"})
     lr, _ = learning_rate.choose(cfg, nothing, nothing, {}, tmp_path, measure=False)
     assert lr == cfg.optimizer.lr  # until the classifier has the first process's

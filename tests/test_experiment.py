@@ -21,7 +21,7 @@ from cifar_pl.config.build import build
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import UserError
 from cifar_pl.machine import hardware
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 from cifar_pl.training import experiment, learning_rate
 from cifar_pl.training.callbacks import EpochLog
 from cifar_pl.training.classifier import Classifier
@@ -279,7 +279,7 @@ def test_more_epochs_continue_a_constant_run_as_a_longer_one(config: Callable[..
     experiment.run(config(*overrides, run_dir=whole))
     experiment.run(config(*overrides, "trainer.max_epochs=2", run_dir=parts))
     begun = {"commit": "abc", "dirty": False}
-    rundir.write_json(parts / "status.json", {"status": "finished", "git": begun})
+    files.write_json(parts / "status.json", {"status": "finished", "git": begun})
     experiment.run(config(f"resume={parts}", "trainer.max_epochs=4", "data.num_workers=1", run_dir=parts))
     assert same_weights(checkpoint(whole), checkpoint(parts))
     kept = OmegaConf.load(parts / "config.yaml")
@@ -377,7 +377,7 @@ def test_what_cannot_be_resumed_is_refused_and_left_alone(config: Callable[..., 
         experiment.run(config(f"resume={run_dir}", run_dir=run_dir))
     assert json.loads((run_dir / "status.json").read_text())["status"] == "finished"
 
-    rundir.write_json(run_dir / "status.json", {"status": "interrupted"})
+    files.write_json(run_dir / "status.json", {"status": "interrupted"})
     last = run_dir / "checkpoints/last.ckpt"
     whole = last.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"no checkpoint"):

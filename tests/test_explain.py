@@ -8,7 +8,7 @@ from PIL import Image
 
 from cifar_pl import explain
 from cifar_pl.inference import saved
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files
 from tests.conftest import Ask
 
 
@@ -53,7 +53,7 @@ def test_layers_method_split_order_and_pair_can_be_chosen(own_run: Path, ask: As
 def test_an_interrupted_run_is_explained_without_its_test_images(own_run: Path, ask: Ask) -> None:
     for name in ("summary.json", "predictions.npz", "predictions_val.npz", "report.html"):
         (own_run / name).unlink()
-    rundir.write_json(own_run / "status.json", {"status": "interrupted"})
+    files.write_json(own_run / "status.json", {"status": "interrupted"})
     assert ask(explain.main, own_run) == 0
     (page,) = own_run.glob("explained/*/report.html")
     assert "These weights were not tested" in page.read_text()
@@ -84,7 +84,7 @@ def test_test_images_are_read_for_untested_weights_only_when_asked(
     cfg = OmegaConf.load(own_run / "config.yaml")
     cfg.datamodule.val_size = 0
     OmegaConf.save(cfg, own_run / "config.yaml")
-    rundir.write_json(own_run / "status.json", {"status": "interrupted"})
+    files.write_json(own_run / "status.json", {"status": "interrupted"})
     assert ask(explain.main, own_run) == 1
     assert "To do so: --split test" in capsys.readouterr().err
     assert ask(explain.main, own_run, "--split", "val") == 1

@@ -11,7 +11,7 @@ from PIL import Image
 from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.inference import saved
 from cifar_pl.machine import hardware
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 from tests.conftest import ROOT
 from tests.test_guard import BARE
 
@@ -47,7 +47,7 @@ def test_a_run_goes_on_and_every_command_reads_it(tmp_path: Path, gpu: str) -> N
     begun = python(*TRAIN, "scheduler=constant", "data.start_share=0", "trainer.max_epochs=1", f"hydra.run.dir={run}")
     assert f" on {gpu}, " in begun
     python("train.py", f"resume={run}", "trainer.max_epochs=2")
-    summary = rundir.read_json(run / "summary.json")
+    summary = files.read_json(run / "summary.json")
     assert (summary["epochs"], summary["hardware"]["accelerator"], summary["hardware"]["gpu"]) == (2, "cuda", gpu)
     assert str(picture) in python("-m", "cifar_pl.predict", str(run), str(picture))
     for command in (["explain", "--number", "2", "--layers", "layer1"], ["export"], ["verify"]):

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from cifar_pl.evaluation.gallery import Gallery
 from cifar_pl.evaluation.predictions import Predictions, select
 from cifar_pl.reporting import figures, page
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files
 
 MOST = 3_000_000  # bytes
 
@@ -41,7 +41,7 @@ def mistakes(run: Path) -> list[dict[str, str]]:
 
 
 def test_the_page_shows_the_runs_numbers(opened: Page, finished_run: Path) -> None:
-    summary = rundir.read_json(finished_run / "summary.json")
+    summary = files.read_json(finished_run / "summary.json")
     text = opened.inner_text("body")
     assert opened.inner_text("h1") == f"{summary['test']['acc']:.2%} of 359 test images right"
     for expected in (
@@ -110,7 +110,7 @@ FACTS = {"status": "interrupted", "git": None}
 
 def small_run(directory: Path) -> Predictions:
     """The least that a run directory holds, and predictions for three classes."""
-    rundir.write(directory / "config.yaml", "aug: <script>alert(1)</script>\n")
+    files.write(directory / "config.yaml", "aug: <script>alert(1)</script>\n")
     logits = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     return Predictions(logits, torch.arange(60) % 3, torch.arange(60))
 
@@ -155,7 +155,7 @@ def test_photographs_do_not_make_the_page_large(tmp_path: Path) -> None:
     maps = np.random.default_rng(0).random((1, 25, 224, 224), np.float32)
     cases = select(said, 25)
     shown = Gallery("val", "", "abc", cases, many[: len(cases)], "gradcam", ["layer3"], maps, maps)
-    rundir.write(tmp_path / "figures/augmentations.png", figures.png(figures.augmentations(many[:8], [many[:8]] * 8)))
+    files.write(tmp_path / "figures/augmentations.png", figures.png(figures.augmentations(many[:8], [many[:8]] * 8)))
     page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": said}, "abc", lambda _, i: many[: len(i)], shown)
     assert (tmp_path / "report.html").stat().st_size < MOST
 

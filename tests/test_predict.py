@@ -11,7 +11,7 @@ from PIL import EpsImagePlugin, Image
 from cifar_pl import predict
 from cifar_pl.data import pictures
 from cifar_pl.inference import saved
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files
 from tests.conftest import Ask
 from tests.test_sources import Payload
 
@@ -36,7 +36,7 @@ def test_test_images_as_files_give_the_summarys_accuracy(
     batch = run.data().batch("test", 0, 359)
     right = int((run.logits(batch.image, tta).argmax(1) == batch.label).sum())
     if not tta:
-        assert right / 359 == pytest.approx(rundir.read_json(own_run / "summary.json")["test"]["acc"])
+        assert right / 359 == pytest.approx(files.read_json(own_run / "summary.json")["test"]["acc"])
     assert ask(predict.main, own_run, test_images, *(["--tta"] if tta else [])) == 0
     assert f"{right} of 359 images right" in caplog.text
     rows = [m.split()[1:] for m in caplog.messages if len(m.split()) == 11]

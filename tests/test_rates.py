@@ -7,14 +7,14 @@ import pytest
 
 from benchmarks.common import RESULTS
 from benchmarks.rates import judging, measuring
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files
 from cifar_pl.training import lr_finder
 from tests.test_sources import write_batches
 
 
 def test_the_rule_still_gives_the_rates_of_the_record() -> None:
     """A change of the rule has to be judged on these sixty measured curves, and recorded."""
-    record = rundir.read_json(RESULTS / "rates.json")
+    record = files.read_json(RESULTS / "rates.json")
     tests = [{**test, **vars(judging.curve(test))} for test in record["range_tests"]]
     assert len(tests) == 60
     again = judging.judged(record["grid"], tests)

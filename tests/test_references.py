@@ -6,9 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from benchmarks import published, references
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files
 from cifar_pl.training import lr_finder
-from cifar_pl.training.callbacks.epoch_log import as_csv
+from cifar_pl.training.callbacks.epoch_log import COLUMNS
 from tests.conftest import ROOT
 
 
@@ -17,11 +17,11 @@ def run(tmp_path: Path) -> Path:
     """A run of two epochs, interrupted."""
     values = [(1, 0.4, 0.4819), (2, 0.5, 0.6524)]
     rows = [{"epoch": e, "train/acc": t, "val/acc": v, "lr": 0.1} for e, t, v in values]
-    rundir.write(tmp_path / "metrics.csv", as_csv(rows))
+    files.write_csv(tmp_path / "metrics.csv", COLUMNS, rows)
     config = {"protocol": "published", "seed": 3, "trainer": {"max_epochs": 50}, "lr_finder": {"method": "valley"}}
-    rundir.write(tmp_path / "config.yaml", OmegaConf.to_yaml(config))
-    rundir.write(tmp_path / ".hydra/overrides.yaml", "- experiment=genigarus\n- seed=3\n")
-    rundir.write_json(tmp_path / "status.json", {"status": "interrupted", "git": {"commit": "abc", "dirty": False}})
+    files.write(tmp_path / "config.yaml", OmegaConf.to_yaml(config))
+    files.write(tmp_path / ".hydra/overrides.yaml", "- experiment=genigarus\n- seed=3\n")
+    files.write_json(tmp_path / "status.json", {"status": "interrupted", "git": {"commit": "abc", "dirty": False}})
     return tmp_path
 
 
@@ -35,7 +35,7 @@ def test_an_unfinished_run_is_read(run: Path) -> None:
 
 
 def test_a_run_of_changed_code_is_no_record(run: Path) -> None:
-    rundir.write_json(run / "status.json", {"status": "finished", "git": {"commit": "abc", "dirty": True}})
+    files.write_json(run / "status.json", {"status": "finished", "git": {"commit": "abc", "dirty": True}})
     with pytest.raises(SystemExit, match="commit"):
         references.of_run(run)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cifar_pl.errors import UserError
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 
 
 def status(run_dir: Path) -> dict[str, str]:
@@ -47,16 +47,16 @@ def test_a_second_process_is_kept_out_and_changes_nothing(tmp_path: Path) -> Non
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
-    rundir.write(tmp_path / "file", "old")
+    files.write(tmp_path / "file", "old")
     with pytest.raises(UnicodeEncodeError):
-        rundir.write(tmp_path / "file", "\ud800")
+        files.write(tmp_path / "file", "\ud800")
     (tmp_path / "directory").mkdir()
     with pytest.raises(OSError, match="directory"):
-        rundir.write(tmp_path / "directory", "new")
+        files.write(tmp_path / "directory", "new")
     assert {p.name for p in tmp_path.iterdir()} == {"file", "directory"}
     assert (tmp_path / "file").read_text() == "old"
 
 
 def test_json_has_null_for_what_it_cannot_say(tmp_path: Path) -> None:
-    rundir.write_json(tmp_path / "a.json", {"a": [float("nan"), 1.5], "b": float("inf")})
+    files.write_json(tmp_path / "a.json", {"a": [float("nan"), 1.5], "b": float("inf")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, 1.5], "b": None}

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from cifar_pl.errors import UserError
 from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.inference import saved
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 from tests.test_sources import Payload
 
 
@@ -35,11 +35,11 @@ def test_the_best_checkpoint_gives_the_runs_own_predictions(finished_run: Path) 
 def test_a_network_computes_as_its_run_did_where_that_can_be_had(
     own_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    summary, said = rundir.read_json(own_run / "summary.json"), {}
+    summary, said = files.read_json(own_run / "summary.json"), {}
     images = saved.find(str(own_run)).data().batch("test", 0, 9).image
     for precision in ("32-true", "16-mixed"):
         summary["hardware"]["precision"] = precision
-        rundir.write_json(own_run / "summary.json", summary)
+        files.write_json(own_run / "summary.json", summary)
         run = saved.find(str(own_run))
         assert run.dtype == torch.float32  # whatever this processor would take
         said[precision] = run.logits(images)
@@ -74,7 +74,7 @@ def test_an_interrupted_run_has_its_last_epoch(own_run: Path) -> None:
 SOURCE = "cifar_pl.data.cifar10.cifar10"  # builds what it likes, with md5s of its own choice
 TARGETS = (
     "os.system",
-    "cifar_pl.runs.rundir.write",
+    "cifar_pl.runs.files.write",
     "cifar_pl.models.resnet18.torch.load",
     "cifar_pl.data.cifar10._unpickle",
     "cifar_pl.data.download.download",

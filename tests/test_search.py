@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from cifar_pl.errors import UserError
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 from cifar_pl.sweeps import sweep
 
 
@@ -40,12 +40,12 @@ class Launcher:
             typed = dict(o.lstrip("+").split("=", 1) for o in overrides)
             run = Path(typed["hydra.sweep.dir"].strip("'")) / typed["hydra.sweep.subdir"]
             said = self.say.pop(0)
-            rundir.write(run / rundir.CONFIG, f"run_dir: {run}")
+            files.write(run / rundir.CONFIG, f"run_dir: {run}")
             facts = {"overrides": [o for o in overrides if "hydra" not in o]}
-            rundir.write_json(run / rundir.STATUS, {"status": said if isinstance(said, str) else "finished", **facts})
+            files.write_json(run / rundir.STATUS, {"status": said if isinstance(said, str) else "finished", **facts})
             if not isinstance(said, str):
                 summary = {"val": {"best_acc": said}, "test": {"acc": 0.5}, "protocol": {"test_selected": False}}
-                rundir.write_json(run / rundir.SUMMARY, {**summary, "lr": {"value": 0.1}})
+                files.write_json(run / rundir.SUMMARY, {**summary, "lr": {"value": 0.1}})
 
 
 def searched(directory: Path, launcher: Launcher, *typed: str, trials: int = 4) -> Any:

@@ -17,7 +17,7 @@ import torch
 
 from cifar_pl.errors import UserError
 from cifar_pl.machine import hardware
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files
 from cifar_pl.sweeps import sweep
 from tests.conftest import LEAN, ROOT, TINY, Train
 
@@ -25,7 +25,7 @@ FAST = (*TINY, *LEAN, "trainer.max_epochs=2", "+trainer.limit_train_batches=3")
 
 
 def statuses(directory: Path) -> dict[str, str]:
-    return {path.parent.name: rundir.read_json(path)["status"] for path in sorted(directory.glob("*/status.json"))}
+    return {path.parent.name: files.read_json(path)["status"] for path in sorted(directory.glob("*/status.json"))}
 
 
 def table(directory: Path) -> list[dict[str, str]]:
@@ -65,9 +65,9 @@ def test_a_failing_run_costs_no_other_and_only_what_is_missing_runs_again(train:
     assert re.search(r"^== Job 1 of 3 finished, validation \d+\.\d\d%; 2 left, about \d+ s\.$", said, re.M)
     directory = tmp_path / "sweep"
     assert statuses(directory) == {"0-seed_0": "finished", "1-seed_-1": "failed", "2-seed_1": "finished"}
-    assert "seed=-1" in rundir.read_json(directory / "1-seed_-1/status.json")["error"]
+    assert "seed=-1" in files.read_json(directory / "1-seed_-1/status.json")["error"]
     (good, bad) = table(directory)
-    summaries = [rundir.read_json(directory / name / "summary.json") for name in ("0-seed_0", "2-seed_1")]
+    summaries = [files.read_json(directory / name / "summary.json") for name in ("0-seed_0", "2-seed_1")]
     assert (good["n"], bad["status"], bad["configuration"]) == ("2", "failed", "seed=-1")
     assert float(good["val_acc_mean"]) == pytest.approx(sum(s["val"]["best_acc"] for s in summaries) / 2)
     assert float(good["test_acc_mean"]) == pytest.approx(sum(s["test"]["acc"] for s in summaries) / 2)
@@ -86,7 +86,7 @@ def test_two_at_once_each_in_its_process_and_one_of_them_killed(train: Train, tm
     arguments = (*FAST, "hydra/launcher=local", "sweep.at_once=2", "seed=0,1,2")
     process = begin(tmp_path, "-m", *arguments, f"hydra.sweep.dir={directory}")
     wait_for(lambda: list(statuses(directory).values()).count("running") == 2, process)
-    first, second = (rundir.read_json(path) for path in sorted(directory.glob("*/status.json")))
+    first, second = (files.read_json(path) for path in sorted(directory.glob("*/status.json")))
     assert len({first["pid"], second["pid"], process.pid}) == 3
     os.kill(first["pid"], signal.SIGKILL)
     assert process.wait(timeout=200) == 1
@@ -97,7 +97,7 @@ def test_two_at_once_each_in_its_process_and_one_of_them_killed(train: Train, tm
     result = train("-m", f"sweep.resume={directory}")
     assert result.returncode == 0, result.stderr
     assert [row["n"] for row in table(directory)] == ["3"]
-    summaries = [rundir.read_json(path) for path in directory.glob("*/summary.json")]
+    summaries = [files.read_json(path) for path in directory.glob("*/summary.json")]
     assert [s["hardware"]["threads"] for s in summaries] == [max(1, hardware.cores() // 2)] * 3
 
 
@@ -140,14 +140,14 @@ def test_a_search_goes_on_where_it_was_killed_and_its_best_run_can_be_had_again(
     assert pruned
     for number in pruned:
         (run,) = directory.glob(f"{number}-*")
-        assert rundir.read_json(run / "status.json")["status"] == "pruned"
+        assert files.read_json(run / "status.json")["status"] == "pruned"
         assert not (run / "summary.json").exists()  # the test images were not read
         assert (run / "checkpoints/last.ckpt").exists()
     (best,) = directory.glob(f"{study.best_trial.number}-*")
-    assert study.best_value == rundir.read_json(best / "summary.json")["val"]["best_acc"]
-    again = train(*rundir.read_json(best / "status.json")["overrides"], "hydra.run.dir=again")
+    assert study.best_value == files.read_json(best / "summary.json")["val"]["best_acc"]
+    again = train(*files.read_json(best / "status.json")["overrides"], "hydra.run.dir=again")
     assert again.returncode == 0, again.stderr
-    assert rundir.read_json(tmp_path / "again/summary.json")["val"]["best_acc"] == study.best_value
+    assert files.read_json(tmp_path / "again/summary.json")["val"]["best_acc"] == study.best_value
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from cifar_pl import verify
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files
 from tests.conftest import Ask
 
 
@@ -14,7 +14,7 @@ def test_the_first_steps_are_the_same_bits_or_the_difference_is_told(
     own_run: Path, ask: Ask, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in own_run.rglob("*")}
-    record = rundir.read_json(own_run / "first_steps.json")
+    record = files.read_json(own_run / "first_steps.json")
     assert len(record["losses"]) == 18  # two epochs of nine
     assert ask(verify.main, own_run) == 0
     assert capsys.readouterr().out.count("none\n") == 18
@@ -23,7 +23,7 @@ def test_the_first_steps_are_the_same_bits_or_the_difference_is_told(
 
     record["losses"][6] += 1e-7
     record["on"]["threads"] = 64
-    rundir.write_json(own_run / "first_steps.json", record)
+    files.write_json(own_run / "first_steps.json", record)
     assert ask(verify.main, own_run) == 1
     said = capsys.readouterr()
     assert "-1.0e-07" in said.out
@@ -33,17 +33,17 @@ def test_the_first_steps_are_the_same_bits_or_the_difference_is_told(
 def test_on_a_gpu_the_losses_are_the_same_roughly(
     own_run: Path, ask: Ask, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    record = rundir.read_json(own_run / "first_steps.json")
+    record = files.read_json(own_run / "first_steps.json")
     record["losses"][6] *= 1 + 1e-5
     for accelerator in ("cuda", "mps", "cpu"):  # the last on a machine that has a GPU, too
         record["on"] |= {"gpu": "Card", "accelerator": accelerator}
-        rundir.write_json(own_run / "first_steps.json", record)
+        files.write_json(own_run / "first_steps.json", record)
         assert ask(verify.main, own_run) == (accelerator == "cpu")
     assert caplog.text.count("steps are the same but for rounding, which may grow: on GPUs no bits are promised.") == 2
     record["on"]["accelerator"] = "cuda"
     for step, factor in ((0, 1.02), (6, 3.0)):
         wrong = {**record, "losses": [v * factor if n == step else v for n, v in enumerate(record["losses"])]}
-        rundir.write_json(own_run / "first_steps.json", wrong)
+        files.write_json(own_run / "first_steps.json", wrong)
         assert ask(verify.main, own_run) == 1
     assert "accelerator was cuda, is cpu" in capsys.readouterr().err
 

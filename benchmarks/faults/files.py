@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 
 EXACT = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "lr")
 
@@ -16,7 +16,7 @@ EXACT = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "lr")
 def damaged(run: Path) -> list[str]:
     """The incomplete files of a run directory, except those that are being written, and growing logs."""
     errors = []
-    for path in sorted(p for p in run.rglob("*") if p.is_file() and not p.name.endswith(rundir.PART)):
+    for path in sorted(p for p in run.rglob("*") if p.is_file() and not p.name.endswith(files.PART)):
         try:
             _read(path)
         except Exception as error:  # noqa: BLE001 - each reader has its own
@@ -54,6 +54,6 @@ def _results(run: Path) -> tuple[object, ...]:
     rows = csv.DictReader((run / rundir.METRICS).read_text().splitlines())
     return (
         [[row[key] for key in EXACT] for row in rows],
-        rundir.read_json(run / rundir.SUMMARY)["test"],
-        rundir.read_json(run / rundir.FIRST_STEPS)["losses"],
+        files.read_json(run / rundir.SUMMARY)["test"],
+        files.read_json(run / rundir.FIRST_STEPS)["losses"],
     )

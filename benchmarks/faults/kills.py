@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from benchmarks.faults.files import damaged, same
 from benchmarks.faults.processes import EPOCHS, SCHEDULES, SHORT, begin, drain, end, undisturbed
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 
 # Where a kill is aimed at: a line that the run prints, and the most seconds after it.
 MOMENTS = {
@@ -119,7 +119,7 @@ def _count_files(cwd: Path, counts: Counter[str]) -> None:
     for run in cwd.glob("outputs/*/*"):
         counts["damaged files"] += len(damaged(run))
         counts["whole files"] += sum(path.is_file() for path in run.rglob("*.*"))
-        parts = [path.stat().st_size for path in run.rglob(f".*{rundir.PART}")]
+        parts = [path.stat().st_size for path in run.rglob(f".*{files.PART}")]
         counts["unfinished files"] += len(parts)
         counts["unfinished bytes"] += sum(parts)
 

@@ -19,7 +19,7 @@ from benchmarks import common
 from benchmarks.common import head, save
 from benchmarks.rates import judging, measuring, showing
 from cifar_pl.reporting import figures
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     print(showing.tables(record))
     save(args.out, record)
     if args.out:
-        rundir.write(args.out.with_suffix(".png"), figures.png(showing.picture(record)))
+        files.write(args.out.with_suffix(".png"), figures.png(showing.picture(record)))
 
 
 if __name__ == "__main__":

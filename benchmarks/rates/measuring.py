@@ -17,7 +17,7 @@ from cifar_pl.config.build import build
 from cifar_pl.data.cifar10 import cifar10
 from cifar_pl.data.images import Images, Source
 from cifar_pl.machine import hardware
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 from cifar_pl.training import experiment, learning_rate, lr_finder
 
 PIXELS, HELD_OUT = 8, 10_000
@@ -82,7 +82,7 @@ def grid(directory: Path, root: Path) -> dict[str, dict[float, list[float]]]:
         subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], cwd=ROOT, check=True)
         accuracies[name] = {lr: [] for lr in rates}
         for file in sorted(sweep.glob(f"*/{rundir.SUMMARY}")):
-            facts = rundir.read_json(file)
+            facts = files.read_json(file)
             accuracies[name][facts["lr"]["value"]].append(facts["test"]["acc"])
     return accuracies
 
@@ -95,9 +95,9 @@ def curves(directory: Path, root: Path) -> list[dict[str, Any]]:
         if not file.exists():
             hole = [f"aug.cutout.hole={PIXELS // 2}"] if aug == "cutout" else []
             more = [f"aug={aug}", *hole, f"data.batch_size={batch}", f"seed={seed}", f"data.root={root}"]
-            rundir.write_json(file, {"aug": aug, "batch": batch, "seed": seed, **measured([*SMALL, *TESTED, *more])})
-            print(f"range test {file.stem}: {len(rundir.read_json(file)['lr'])} steps", flush=True)
-        tests.append(rundir.read_json(file))
+            files.write_json(file, {"aug": aug, "batch": batch, "seed": seed, **measured([*SMALL, *TESTED, *more])})
+            print(f"range test {file.stem}: {len(files.read_json(file)['lr'])} steps", flush=True)
+        tests.append(files.read_json(file))
     return tests
 
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from cifar_pl.errors import UserError, require
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, pixels=pixels)
     try:
-        rundir.write(path, buffer.getvalue())
+        files.write(path, buffer.getvalue())
     except OSError as error:
         log.warning("%s cannot be written (%s): the next run decodes again.", path, error.strerror)
 

@@ -1,9 +1,7 @@
 """Images with what the network said of them and where it looked."""
 
-import csv
-import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,11 +64,6 @@ def explain(
     return Gallery(split, title, classes, cases, images, method, layers, predicted, other)
 
 
-def as_csv(cases: Sequence[Case], classes: Sequence[str]) -> str:
-    """The cases as a table, classes by name; numbers keep all their digits."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    for case in cases:
-        writer.writerow({**case._asdict(), "true": classes[case.true], "predicted": classes[case.predicted]})
-    return text.getvalue()
+def as_rows(cases: Sequence[Case], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The cases with the names of their classes, for a table with `COLUMNS`."""
+    return [{**case._asdict(), "true": classes[case.true], "predicted": classes[case.predicted]} for case in cases]

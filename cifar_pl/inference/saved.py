@@ -15,7 +15,7 @@ from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import UserError, complete, require
 from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.machine import hardware
-from cifar_pl.runs import checkpoints, rundir
+from cifar_pl.runs import checkpoints, files, rundir
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +127,10 @@ def find(name: str) -> Saved:
         network = complete(build(cfg.model), "model", num_classes=len(classes), mean=[0.0] * 3, std=[1.0] * 3)
         facts: dict[str, Any] = {"status": "unknown", "hardware": {"precision": known.get("precision")}}
         if not lone:
-            facts = rundir.read_json(directory / rundir.STATUS)
+            facts = files.read_json(directory / rundir.STATUS)
         tested = facts["status"] == "finished" and checkpoint == _tested(directory)
         if facts["status"] == "finished":
-            facts = rundir.read_json(directory / rundir.SUMMARY)
+            facts = files.read_json(directory / rundir.SUMMARY)
         if not tested:
             facts = {key: value for key, value in facts.items() if key not in ("test", "val", "calibration")}
         network = checkpoints.into(network, content, checkpoint)

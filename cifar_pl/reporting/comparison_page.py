@@ -1,7 +1,5 @@
 """Many runs in one table and on one page."""
 
-import csv
-import io
 import os
 import shlex
 from collections.abc import Mapping
@@ -14,19 +12,20 @@ from numpy.typing import NDArray
 
 from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.reporting import figures, page
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 from cifar_pl.runs.compare import Comparison, Run, Spread
 from cifar_pl.runs.overrides import key_of
 
 TABLE, PAGE = "sweep.csv", "sweep.html"
 SHOWN = 20  # configurations in the table at the end; all of them are in the files
-COLUMNS = ("status", "configuration", "n", "lr", "seconds", "runs", "error")
-FIGURES = ("mean", "std", "low", "high")  # of val_acc and test_acc
+FIGURES = ("mean", "std", "low", "high")
+ACCURACIES = tuple(f"{split}_acc_{figure}" for split in SPLITS for figure in FIGURES)
+COLUMNS = ("status", "configuration", "n", *ACCURACIES, "lr", "seconds", "runs", "error")
 
 
 def write(out: Path, comparison: Comparison, how: str) -> None:
     """Write `sweep.csv` and the self-contained page `sweep.html` into `out`; `how` is the command that made it all."""
-    rundir.write(out / TABLE, as_csv(comparison, out))
+    files.write_csv(out / TABLE, COLUMNS, _rows(comparison, out))
     name = SPLITS[comparison.judge]
     families, lines = _families(comparison), _curves(comparison)
     charts = {}
@@ -34,7 +33,7 @@ def write(out: Path, comparison: Comparison, how: str) -> None:
         charts["rates"] = figures.rates(families, f"{name} accuracy, %")
     if lines:
         charts["curves"] = figures.overlaid(lines, "validation accuracy, %")
-    rundir.write(
+    files.write(
         out / PAGE,
         page.render(
             "sweep.html",
@@ -78,23 +77,20 @@ def text(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def as_csv(comparison: Comparison, out: Path) -> str:
+def _rows(comparison: Comparison, out: Path) -> list[dict[str, Any]]:
     """One row per configuration, best first, then one per run without a result; fractions in [0, 1]."""
-    columns = [*COLUMNS[:3], *(f"{split}_acc_{figure}" for split in SPLITS for figure in FIGURES), *COLUMNS[3:]]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for one in comparison.configurations:
         row: dict[str, Any] = {"status": "finished", "configuration": one.name, "n": len(one.runs)}
         for split in SPLITS:
             if known := one.spread(split):
                 row |= {f"{split}_acc_{f}": getattr(known, f) for f in (FIGURES if known.n > 1 else FIGURES[:1])}
         runs = " ".join(os.path.relpath(run.directory, out) for run in one.runs.values())
-        writer.writerow({**row, "lr": one.lr, "seconds": one.seconds, "runs": runs})
+        rows.append({**row, "lr": one.lr, "seconds": one.seconds, "runs": runs})
     for run in comparison.others:
         row = {"status": run.status, "configuration": comparison.name(run), "n": 0}
-        writer.writerow({**row, "runs": os.path.relpath(run.directory, out), "error": run.error})
-    return buffer.getvalue()
+        rows.append({**row, "runs": os.path.relpath(run.directory, out), "error": run.error})
+    return rows
 
 
 def _percent(spread: Spread | None) -> str:

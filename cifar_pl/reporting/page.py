@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cifar_pl.evaluation import calibration
-from cifar_pl.evaluation.gallery import Gallery, as_csv
+from cifar_pl.evaluation.gallery import COLUMNS, Gallery, as_rows
 from cifar_pl.evaluation.predictions import SPLITS, Case, Predictions, confused, interval, scores, suspects
 from cifar_pl.reporting import figures
-from cifar_pl.runs import rundir, summary
+from cifar_pl.runs import files, rundir, summary
 
 PAIRS = 5  # most confused
 DOUBTS = 12  # suspect labels shown per split; the whole list is in a table beside the page
@@ -53,7 +53,7 @@ def write(
     rows = summary.read_metrics(run_dir / rundir.METRICS)
     known = ("epochs", "seconds", "images_per_second")  # of an unfinished run, too
     run = {**{key: value for key, value in summary.training(rows).items() if key in known}, **facts}
-    finder = rundir.read_json(run_dir / rundir.FINDER) if (run_dir / rundir.RANGE_TEST).exists() else None
+    finder = files.read_json(run_dir / rundir.FINDER) if (run_dir / rundir.RANGE_TEST).exists() else None
     calibrated = calibration.summary(predictions) if "test" in predictions else {}
     doubted = {split: suspects(p) for split, p in predictions.items()}
     text = render(
@@ -77,9 +77,9 @@ def write(
         overlay=figures.overlay,
         doubted={s: (len(found), _doubts(s, found[:DOUBTS], pixels)) for s, found in doubted.items()},
     )
-    rundir.write(page, text)
+    files.write(page, text)
     for split, found in doubted.items():
-        rundir.write(page.with_name(f"suspect_labels_{split}.csv"), as_csv(found, classes))
+        files.write_csv(page.with_name(f"suspect_labels_{split}.csv"), COLUMNS, as_rows(found, classes))
 
 
 def render(template: str, **values: Any) -> str:

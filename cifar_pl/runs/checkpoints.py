@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from cifar_pl.errors import UserError
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -64,7 +64,7 @@ class WholeFiles(TorchCheckpointIO):
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
     try:
-        with rundir.whole(path) as file:
+        with files.atomic(path) as file:
             torch.save(checkpoint, file)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk, or a signal, into a RuntimeError
         if isinstance(error.__context__, (KeyboardInterrupt, SystemExit)):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from scipy.stats import t as student
 
 from cifar_pl.errors import UserError, require
-from cifar_pl.runs import rundir, summary
+from cifar_pl.runs import files, rundir, summary
 from cifar_pl.runs.overrides import flat, key_of
 
 REPLICATES = ("seed", "data.fold")  # what repeats a configuration
@@ -275,7 +275,7 @@ def _read(directory: Path) -> Run:
         tuple(status.get("overrides", ())),
         {k: v for k, v in config.items() if not APART.search(k) and where not in str(v)},
         tuple(config.get(name) for name in REPLICATES),
-        rundir.read_json(directory / rundir.SUMMARY) if finished else {},
+        files.read_json(directory / rundir.SUMMARY) if finished else {},
         status.get("git"),
         summary.read_metrics(directory / rundir.METRICS) if finished else (),
     )

@@ -1,22 +1,20 @@
-"""The run directory: whole files only, and a status that says how the run ended."""
+"""The run directory: names of its files, its status, its lock."""
 
-import json
 import logging
-import math
 import os
 import socket
-import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
 from cifar_pl.errors import Pruned, UserError, reason, require
+from cifar_pl.runs import files
 
 log = logging.getLogger(__name__)
 
@@ -34,51 +32,6 @@ STUDY = "study.db"  # of a search, in the sweep's directory
 BEST = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
 FIRST_FILES = (FINDER, RANGE_TEST, LR_FIGURE, FIRST_STEPS, BEST)  # what a run may have left in its first epoch
-PART = ".part"  # ends the name of a file that is being written
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that appears at `path` whole or not at all: a neighbour, flushed to disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes private files
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
-    data = content.encode() if isinstance(content, str) else content
-    with whole(path) as file:
-        file.write(data)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all; NaN and infinity, which JSON lacks, become null."""
-    write(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """The mapping in a JSON file.
-
-    Raises:
-        UserError: there is none in it, or text in it that no file can hold.
-    """
-    try:
-        value = json.loads(path.read_text())
-        json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}. It is damaged.") from error
-    require(isinstance(value, dict), f"{path} cannot be read: it holds no mapping. It is damaged.")
-    return value
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
@@ -109,7 +62,7 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
     facts |= {"host": socket.gethostname(), "pid": os.getpid()}
 
     def note(status: str, **more: str) -> None:
-        write_json(run_dir / STATUS, {"status": status, "started": started, "at": _now(), **more, **facts})
+        files.write_json(run_dir / STATUS, {"status": status, "started": started, "at": _now(), **more, **facts})
 
     lock = FileLock(run_dir / ".lock")
     try:
@@ -117,7 +70,7 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
     except Timeout:
         raise UserError(f"{run_dir} is in use: another process trains there. Wait for it, or stop it.") from None
     try:
-        for part in (*run_dir.rglob(f".*{PART}"), *run_dir.glob(".lr_find_*.ckpt")):  # of a process that was killed
+        for part in (*run_dir.rglob(f".*{files.PART}"), *run_dir.glob(".lr_find_*.ckpt")):  # of a killed process
             part.unlink()
         note("running")
         yield
@@ -143,7 +96,7 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
 
 def state(run_dir: Path) -> dict[str, Any]:
     """What `status.json` holds; its `status` is `killed` where it says running and no process is there."""
-    facts: dict[str, Any] = read_json(run_dir / STATUS)
+    facts: dict[str, Any] = files.read_json(run_dir / STATUS)
     require("status" in facts, f"{run_dir / STATUS} says no status. It is damaged.")
     if facts["status"] == "running":
         with suppress(Timeout, OSError), FileLock(run_dir / ".lock", timeout=0):
@@ -192,14 +145,6 @@ def require_new(run_dir: Path) -> None:
         not begun(run_dir),
         f"{run_dir} holds a run already. resume={run_dir} goes on with it; for another one name a new directory.",
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _now() -> str:

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import URL
 
 from cifar_pl.errors import require
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 from cifar_pl.runs.monitors import MONITORS
 from cifar_pl.sweeps.slots import Slot, Work
 from cifar_pl.sweeps.sweep import Check, Job, Sweep
@@ -104,7 +104,7 @@ def _tell(study: optuna.Study, job: Job, monitor: str) -> None:
     """Enter what came of a trial; one that was interrupted stays open."""
     status = job.status()
     if status == "finished":
-        summary = rundir.read_json(job.directory / rundir.SUMMARY)
+        summary = files.read_json(job.directory / rundir.SUMMARY)
         best = {} if summary["protocol"]["test_selected"] else summary["val"] or {}
         value = best.get({"val/acc": "best_acc", "val/loss": "best_loss"}[monitor])  # None: it was NaN
         study.tell(job.number, value, TrialState.FAIL if value is None else TrialState.COMPLETE)

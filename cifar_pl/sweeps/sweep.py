@@ -23,7 +23,7 @@ from cifar_pl.config import resume, schema
 from cifar_pl.errors import UserError, require
 from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.reporting import comparison_page
-from cifar_pl.runs import compare, overrides, rundir
+from cifar_pl.runs import compare, files, overrides, rundir
 from cifar_pl.sweeps import slots
 from cifar_pl.sweeps.slots import Slot, Work
 
@@ -106,7 +106,7 @@ class Sweep:
         self._stopping = True
         for job in list(self._begun) if local else ():
             if job.status() == "running":
-                pid = rundir.read_json(job.directory / rundir.STATUS)["pid"]
+                pid = files.read_json(job.directory / rundir.STATUS)["pid"]
                 if pid not in self._told:
                     self._told.add(pid)
                     with suppress(ProcessLookupError):
@@ -214,7 +214,7 @@ def _outcome(job: Job) -> str:
         result = compare.read(job.directory)
         split = "val" if result.accuracy("val") is not None else "test"
         return f"finished, {SPLITS[split]} {result.accuracy(split):.2%}"
-    error = rundir.read_json(job.directory / rundir.STATUS).get("error", "") if status else ""
+    error = files.read_json(job.directory / rundir.STATUS).get("error", "") if status else ""
     return f"{status or ''} {error}".strip(" .")
 
 

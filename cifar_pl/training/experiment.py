@@ -24,7 +24,7 @@ from cifar_pl.evaluation import calibration, predictions
 from cifar_pl.machine import hardware, processes
 from cifar_pl.models.resnet18 import whiten
 from cifar_pl.reporting import page
-from cifar_pl.runs import checkpoints, overrides, rundir, summary
+from cifar_pl.runs import checkpoints, files, overrides, rundir, summary
 from cifar_pl.runs.monitors import MONITORS
 from cifar_pl.training import learning_rate
 from cifar_pl.training.callbacks import EpochLog, FirstSteps, Guard, Misclassified, Progress
@@ -57,7 +57,7 @@ def run(cfg: DictConfig) -> float | None:
     now = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
     typed = overrides.merged(overrides.of_run(run_dir) if goes_on else [], now)
     origin = {**summary.provenance(), "overrides": typed}  # now: the code may have changed when the run ends
-    if cfg.resume and (before := rundir.read_json(run_dir / rundir.STATUS).get("git")) != origin["git"]:
+    if cfg.resume and (before := files.read_json(run_dir / rundir.STATUS).get("git")) != origin["git"]:
         log.warning("!! The run was begun by other code (%s) than goes on with it (%s).", before, origin["git"])
         origin["git"] = {**(origin["git"] or {"commit": None}), "dirty": True, "begun": before}
     try:
@@ -81,8 +81,8 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     if processes.rank() == 0:
         for old in () if cfg.resume else rundir.FIRST_FILES:  # of an attempt that ended before its first epoch did
             (run_dir / old).unlink(missing_ok=True)
-        rundir.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(kept, resolve=True))
-        rundir.write(run_dir / overrides.FILE, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
+        files.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(kept, resolve=True))
+        files.write(run_dir / overrides.FILE, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
     data: DataModule = build(cfg.datamodule)
     data.accelerator = accelerator  # for the range test
     classes = data.load().classes
@@ -162,7 +162,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
             **origin,
             "hardware": machine,
         }
-        rundir.write_json(run_dir / rundir.SUMMARY, facts)
+        files.write_json(run_dir / rundir.SUMMARY, facts)
         gallery = next((c.gallery for c in callbacks if isinstance(c, Misclassified)), None)
         try:
             pixels, selected = data.pixels, data.test_selected

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -14,11 +13,13 @@ from cifar_pl.config.build import build
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import complete, require
 from cifar_pl.reporting import figures
-from cifar_pl.runs import checkpoints, rundir
+from cifar_pl.runs import checkpoints, files, rundir
 from cifar_pl.training import lr_finder, schedulers
 from cifar_pl.training.classifier import Classifier
 
 log = logging.getLogger(__name__)
+
+COLUMNS = ("lr", "loss", "smoothed")  # of lr_finder.csv
 
 
 def choose(
@@ -44,7 +45,7 @@ def choose(
         if not cfg.resume:
             find(cfg, network, data, trainer, run_dir)
         if file.is_file():
-            found = rundir.read_json(file)
+            found = files.read_json(file)
             lr, source = found["lr"], found["source"]
     if cfg.resume:
         checkpoint, _ = checkpoints.read(run_dir / rundir.LAST, network)
@@ -105,9 +106,9 @@ def find(cfg: DictConfig, network: nn.Module, data: DataModule, trainer: dict[st
             origin = f"the lower of optimizer.lr={configured:g} and {choice.safe:.3g}, safe in the range test"
         log.warning("!! The range test found no rate: %s. Training uses %.3g (%s).", choice.told, lr, origin)
         origin += f"; the range test found none: {choice.told}"
-    table = np.column_stack([curve.lr, curve.loss, curve.smooth])
-    lines = ["lr,loss,smoothed", *(",".join(f"{v:.8g}" for v in row) for row in table)]
-    rundir.write(run_dir / rundir.RANGE_TEST, "\n".join(lines) + "\n")
+    points = zip(curve.lr, curve.loss, curve.smooth, strict=True)
+    rows = [{name: f"{value:.8g}" for name, value in zip(COLUMNS, point, strict=True)} for point in points]
+    files.write_csv(run_dir / rundir.RANGE_TEST, COLUMNS, rows)
     figure = figures.lr_curve(curve.lr, curve.loss, curve.smooth, choice.suggestions, lr, choice.guessing, choice.band)
-    rundir.write(run_dir / rundir.LR_FIGURE, figures.png(figure))
-    rundir.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": origin, **asdict(choice)})
+    files.write(run_dir / rundir.LR_FIGURE, figures.png(figure))
+    files.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": origin, **asdict(choice)})

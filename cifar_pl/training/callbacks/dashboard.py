@@ -17,7 +17,7 @@ from cifar_pl.data.datamodule import DataModule
 from cifar_pl.evaluation import calibration
 from cifar_pl.evaluation.predictions import SPLITS, scores
 from cifar_pl.reporting import figures
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 from cifar_pl.training.callbacks.epoch_log import EpochLog
 from cifar_pl.training.classifier import Classifier
 
@@ -90,7 +90,7 @@ class Dashboard(Callback):
         for split, predictions in pl_module.predictions.items():
             buffer = io.BytesIO()
             np.savez(buffer, **{name: value.numpy() for name, value in predictions._asdict().items()})
-            rundir.write(self._run_dir / rundir.PREDICTIONS[split], buffer.getvalue())
+            files.write(self._run_dir / rundir.PREDICTIONS[split], buffer.getvalue())
             self._draw(trainer, pl_module, split)
         results = {"hp/test_acc": float(trainer.callback_metrics["test/acc"])}
         if "val" in pl_module.predictions:
@@ -128,7 +128,7 @@ class Dashboard(Callback):
 def publish(trainer: Trainer, run_dir: Path, name: str, figure: Figure) -> None:
     """Save a figure as `figures/<name>.png` and show it in TensorBoard."""
     _show(trainer, name, figure, trainer.current_epoch)
-    rundir.write(run_dir / "figures" / f"{name}.png", figures.png(figure))
+    files.write(run_dir / "figures" / f"{name}.png", figures.png(figure))
 
 
 def data_of(trainer: Trainer) -> DataModule:

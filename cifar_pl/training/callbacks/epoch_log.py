@@ -1,7 +1,5 @@
 """One row per epoch: to metrics.csv, to the log and to every logger, with the epoch as the x-axis."""
 
-import csv
-import io
 import logging
 import time
 from pathlib import Path
@@ -11,7 +9,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cifar_pl.data.batches import Batch
-from cifar_pl.runs import rundir
+from cifar_pl.runs import files, rundir
 
 log = logging.getLogger(__name__)
 
@@ -75,18 +73,9 @@ class EpochLog(Callback):
                 {name: value for name, value in row.items() if name != "epoch"}, step=trainer.current_epoch + 1
             )
         if trainer.is_global_zero:
-            rundir.write(self._path, as_csv(self.rows))
+            files.write_csv(self._path, COLUMNS, self.rows)
             marked = getattr(trainer.datamodule, "test_selected", False)  # type: ignore[attr-defined]
             log.info(as_line(row, trainer.max_epochs or 0) + (" | test-selected" if marked else ""))
-
-
-def as_csv(rows: list[dict[str, float]]) -> str:
-    """Rows as the text of metrics.csv; numbers keep all their digits."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def as_line(row: dict[str, float], max_epochs: int) -> str:

@@ -8,7 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cifar_pl.data.batches import Batch
 from cifar_pl.machine import hardware
-from cifar_pl.runs import rundir, summary
+from cifar_pl.runs import files, summary
 
 STEPS = 20
 
@@ -45,7 +45,7 @@ class FirstSteps(Callback):
             trainer.should_stop = True
         if (complete or trainer.is_last_batch) and self._file is not None and trainer.is_global_zero:
             record = {"losses": self.losses, "lr": pl_module.hparams["lr"], "on": self.on(trainer)}
-            rundir.write_json(self._file, record)
+            files.write_json(self._file, record)
 
     @staticmethod
     def on(trainer: Trainer) -> dict[str, Any]:

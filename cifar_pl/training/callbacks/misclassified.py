@@ -14,7 +14,7 @@ from cifar_pl.evaluation.gallery import Gallery
 from cifar_pl.evaluation.gradcam import heat_maps
 from cifar_pl.evaluation.predictions import SPLITS, Predictions, select
 from cifar_pl.reporting import figures
-from cifar_pl.runs import checkpoints, rundir
+from cifar_pl.runs import checkpoints, files, rundir
 from cifar_pl.training.callbacks.dashboard import data_of, publish
 from cifar_pl.training.classifier import Classifier
 
@@ -67,7 +67,7 @@ class Misclassified(Callback):
         try:
             classes = trainer.lightning_module.hparams["classes"]
             mistakes = select(predictions, self._number)
-            rundir.write(self._run_dir / "misclassified.csv", gallery.as_csv(mistakes, classes))
+            files.write_csv(self._run_dir / "misclassified.csv", gallery.COLUMNS, gallery.as_rows(mistakes, classes))
             total = len(predictions.label)
             if not mistakes:
                 log.info("No gallery: none of the %d %s is misclassified.", total, what)

@@ -103,11 +103,7 @@ def main() -> None:
             page.evaluate("id => document.getElementById(id)?.scrollIntoView()", section)
             save(page, ask.out / f"page_{name}.png", ask.whole)
         with tensorboard(ask.run) as address:
-            tabs = (
-                ["timeseries", "images", "custom_scalars", "pr_curves", "hparams", "text"]
-                if ask.whole
-                else ["custom_scalars"]
-            )
+            tabs = ["timeseries", "images", "custom_scalars", "hparams", "text"] if ask.whole else ["custom_scalars"]
             for tab in tabs:
                 page = chromium.new_page(viewport={"width": 1300, "height": 850})
                 page.goto(f"{address}/#{tab}&_smoothingWeight=0")

@@ -1,6 +1,6 @@
 """What a network said of a whole split, and what follows: scores per class, cases to look at, suspect labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +66,13 @@ class Predictions(NamedTuple):
         counts = np.zeros((classes, classes), np.int64)
         np.add.at(counts, (self.label.numpy(), self.logits.argmax(1).numpy()), 1)
         return counts
+
+
+def with_mirror_images(
+    network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, logits: torch.Tensor
+) -> torch.Tensor:
+    """The mean of `logits`, which are those of `images` (N, 3, H, W), and the logits of the mirror images."""
+    return (logits + network(images.flip(-1)).float()) / 2
 
 
 class Case(NamedTuple):

@@ -13,7 +13,7 @@ from cifar_pl.config import schema
 from cifar_pl.config.build import build
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import UserError, complete, require
-from cifar_pl.evaluation.predictions import Predictions
+from cifar_pl.evaluation.predictions import Predictions, with_mirror_images
 from cifar_pl.machine import hardware
 from cifar_pl.runs import checkpoints, files, rundir
 
@@ -64,7 +64,7 @@ class Saved:
         ):
             said: torch.Tensor = self.network(images).float()
             if tta:
-                said = (said + self.network(images.flip(-1)).float()) / 2
+                said = with_mirror_images(self.network, images, said)
         return said.cpu()
 
     def data(self) -> DataModule:

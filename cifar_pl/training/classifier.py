@@ -17,7 +17,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cifar_pl.data.batches import Batch
 from cifar_pl.errors import complete, require
-from cifar_pl.evaluation.predictions import Predictions
+from cifar_pl.evaluation.predictions import Predictions, with_mirror_images
 
 Schedule = Callable[..., list[LRSchedulerConfigType]]
 
@@ -124,7 +124,7 @@ class Classifier(LightningModule):
         metric.update(total, images)
         if batch_idx == 0:  # Lightning keeps the metric and asks it when the epoch ends; to log it again is slow
             # to callbacks only: `EpochLog` gives it to the loggers, with the epoch as the x-axis
-            self.log(name, metric, on_step=False, on_epoch=True, logger=False, batch_size=images)
+            self.log(name, metric, on_step=False, on_epoch=True, logger=False, prog_bar=True, batch_size=images)
 
     def _step(self, batch: Batch, batch_idx: int, split: str) -> torch.Tensor:
         logits = (self._compiled if self._compiled and split == "train" else self)(batch.image)
@@ -153,7 +153,7 @@ class Classifier(LightningModule):
         """The same, on the test images; with test-time augmentation a second time, for a metric of its own."""
         loss = self._step(batch, batch_idx, "test")
         if "test/acc_tta" in self.metrics:
-            logits = self._seen[-1].logits + self(batch.image.flip(-1)).float()
+            logits = with_mirror_images(self, batch.image, self._seen[-1].logits)
             self._count(batch_idx, "test/acc_tta", _right(logits, batch.label), len(batch.label))
         return loss
 

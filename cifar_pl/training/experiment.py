@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import nn
 
 from cifar_pl.config import resume, schema
@@ -27,7 +27,7 @@ from cifar_pl.reporting import page
 from cifar_pl.runs import checkpoints, files, overrides, rundir, summary
 from cifar_pl.runs.monitors import MONITORS
 from cifar_pl.training import learning_rate
-from cifar_pl.training.callbacks import EpochLog, FirstSteps, Guard, Misclassified, Progress
+from cifar_pl.training.callbacks import EpochLog, FirstSteps, Guard, Misclassified
 from cifar_pl.training.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         logger=[build(node, f"logger.{name}") for name, node in cfg.logger.items() if node] or False,
         plugins=[checkpoints.WholeFiles()],
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        enable_progress_bar=any(isinstance(c, Progress) for c in callbacks),
+        enable_progress_bar=any(isinstance(c, TQDMProgressBar) for c in callbacks),
         benchmark=_benchmark(cfg, accelerator),
         **unvalidated(data),
     )
@@ -284,4 +284,4 @@ def _callbacks(cfg: DictConfig, validates: bool) -> list[Callback]:
     if hydra.mode == RunMode.MULTIRUN and (study := Path(hydra.sweep.dir) / rundir.STUDY).exists():
         known = {"study": study, "run": Path(cfg.run_dir).name, "monitor": cfg.monitor}
         callbacks.append(complete(build(cfg.sweep.prune), "sweep.prune", **known))
-    return [*callbacks, Progress()] if sys.stdout.isatty() else callbacks
+    return [*callbacks, TQDMProgressBar(refresh_rate=10)] if sys.stdout.isatty() else callbacks

@@ -1,4 +1,4 @@
-"""Thin hooks: each decides when, and lets a function of another module do the work.
+"""Thin hooks: each decides when, and calls a function of another module that does the work.
 
 Deleting any of them changes no weight and no accuracy (`Guard` only ends a run). They write on the first process only.
 """
@@ -9,6 +9,5 @@ from cifar_pl.training.callbacks.first_steps import FirstSteps
 from cifar_pl.training.callbacks.guard import Guard
 from cifar_pl.training.callbacks.last import Last
 from cifar_pl.training.callbacks.misclassified import Misclassified
-from cifar_pl.training.callbacks.progress import Progress
 
-__all__ = ["Dashboard", "EpochLog", "FirstSteps", "Guard", "Last", "Misclassified", "Progress"]
+__all__ = ["Dashboard", "EpochLog", "FirstSteps", "Guard", "Last", "Misclassified"]

@@ -17,11 +17,11 @@ COLUMNS = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "lr", "ima
 
 
 class EpochLog(Callback):
-    """Collects and writes the rows. They travel in the checkpoint, so a resumed run continues its file.
+    """Collects and writes the rows. They are kept in the checkpoint, so a resumed run continues its file.
 
-    Columns: `epoch` from 1; losses; accuracies in [0, 1], that of train a running mean over augmented
-    images; `lr`, the rate of the epoch's last step; `images_per_second` while training, all processes
-    together; `seconds` of the epoch with its validation. Empty where there was no validation.
+    Columns: `epoch` from 1; losses; accuracies in [0, 1], that of train a running mean over augmented images; `lr`,
+    the rate of the epoch's last step; `images_per_second` in training, of all processes together; `seconds` of the
+    epoch with its validation. What was not validated is empty.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
@@ -30,52 +30,44 @@ class EpochLog(Callback):
         self.rows: list[dict[str, float]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after these rows."""
         self.rows = list(state_dict["rows"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
         self._start = self._trained = time.perf_counter()
         self._images = 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """Note the rate of this step, before the schedule moves on."""
-        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])  # now, before the schedule changes it
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count."""
         self._images += len(batch.label) * trainer.world_size
         if trainer.is_last_batch and trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()  # or steps that wait for the GPU would count as done
         self._trained = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the row."""
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name in COLUMNS}
         if not trainer.fit_loop.epoch_loop._should_check_val_epoch():
             values = {name: value for name, value in values.items() if not name.startswith("val/")}  # of an older epoch
-        row = {
-            "epoch": trainer.current_epoch + 1,
-            **values,
+        values |= {
             "lr": self._lr,
             "images_per_second": self._images / (self._trained - self._start),
             "seconds": time.perf_counter() - self._start,
         }
-        self.rows.append(row)
+        epoch = trainer.current_epoch + 1
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {name: value for name, value in row.items() if name != "epoch"}, step=trainer.current_epoch + 1
-            )
+            logger.log_metrics(values, step=epoch)
+        self.rows.append({"epoch": epoch, **values})
         if trainer.is_global_zero:
             files.write_csv(self._path, COLUMNS, self.rows)
-            marked = getattr(trainer.datamodule, "test_selected", False)  # type: ignore[attr-defined]
-            log.info(as_line(row, trainer.max_epochs or 0) + (" | test-selected" if marked else ""))
+            selected = getattr(trainer.datamodule, "test_selected", False)  # type: ignore[attr-defined]
+            line = as_line(self.rows[-1], trainer.max_epochs or 0)
+            log.info("%s", line + (" | test-selected" if selected else ""))
 
 
 def as_line(row: dict[str, float], max_epochs: int) -> str:
@@ -86,6 +78,6 @@ def as_line(row: dict[str, float], max_epochs: int) -> str:
         for split in ("train", "val")
         if f"{split}/acc" in row
     ]
-    left = (max_epochs - row["epoch"]) * row["seconds"]
     parts += [f"lr {row['lr']:.3g}", f"{row['images_per_second']:.0f} images/s", f"{row['seconds']:.0f} s"]
+    left = (max_epochs - row["epoch"]) * row["seconds"]
     return " | ".join(parts + ([f"{left / 60:.0f} min left"] if left else []))

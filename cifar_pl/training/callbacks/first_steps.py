@@ -1,4 +1,4 @@
-"""The losses of a run's first steps: whoever runs it again can tell whether it is the same run."""
+"""The losses of a run's first steps, by which `verify` finds out whether a machine repeats it."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ STEPS = 20
 
 
 class FirstSteps(Callback):
-    """Every run has one. Records the training loss of the first steps, with the rate and the hardware.
+    """Records the training loss of the first steps of any run, with the rate and the hardware.
 
-    The losses travel in the checkpoint, for an epoch may have fewer steps.
+    The losses are kept in the checkpoint, because an epoch may have fewer steps.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -25,31 +25,28 @@ class FirstSteps(Callback):
         self.losses: list[float] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The losses so far."""
         return {"losses": self.losses}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after these."""
         self.losses = list(state_dict["losses"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Note the loss, the mean over the processes; write after the last step, of all or of an epoch."""
         if len(self.losses) == STEPS:
             return
         loss = trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean")
         self.losses.append(float(torch.as_tensor(loss)))
         complete = len(self.losses) == STEPS
-        if complete and self._file is None:
-            trainer.should_stop = True
-        if (complete or trainer.is_last_batch) and self._file is not None and trainer.is_global_zero:
+        if self._file is None:
+            trainer.should_stop |= complete
+        elif (complete or trainer.is_last_batch) and trainer.is_global_zero:
             record = {"losses": self.losses, "lr": pl_module.hparams["lr"], "on": self.on(trainer)}
             files.write_json(self._file, record)
 
     @staticmethod
     def on(trainer: Trainer) -> dict[str, Any]:
-        """What the losses depend on, beside the config: processor, GPU, threads, precision, versions, commit."""
+        """What the losses depend on besides the config: processor, GPU, threads, precision, versions, commit."""
         origin, device = summary.provenance(), trainer.strategy.root_device
         here = {**hardware.describe(device.index or 0), "accelerator": device.type, "precision": trainer.precision}
         return {**here, **origin["versions"], "git": origin["git"]}

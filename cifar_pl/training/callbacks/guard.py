@@ -1,4 +1,4 @@
-"""Stops a run that cannot end well, and warns of one that learns nothing."""
+"""Ends a run that cannot end well, and warns of a rate that is too high to start with."""
 
 import logging
 import math
@@ -7,21 +7,17 @@ from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cifar_pl.data.batches import Batch
 from cifar_pl.errors import UserError
 from cifar_pl.runs import rundir
-from cifar_pl.training.callbacks.dashboard import data_of
 
 log = logging.getLogger(__name__)
 
-EVERY = 50  # steps: reading the loss of each would make a GPU wait
-EARLY = 3  # epochs after which a network that learns is better than chance
-SIGMAS = 3
-LAST_STEPS = 10  # of the first epoch, whose mean loss is compared with that of guessing
+EVERY = 50  # steps: a GPU would have to wait if the loss of each were read
+LAST_STEPS = 10  # of the first epoch: their mean loss is compared with that of guessing
 FAR_ABOVE = 1.5  # times the loss of guessing
 
 
@@ -34,64 +30,50 @@ class Step(NamedTuple):
 
 
 class Guard(Callback):
-    """Every run has one. Ends it, before a checkpoint is written, where a loss or a weight is no finite number."""
+    """Ends any run, before a checkpoint is written, if a loss or a weight is NaN or infinite."""
 
     def __init__(self, run_dir: str | Path) -> None:
-        """Name checkpoints of `run_dir`."""
+        """Name the checkpoints of `run_dir` in messages."""
         self._run_dir = Path(run_dir)
         self._steps: list[Step] = []
-        self._highest = 0.0
+        self._max_lr = 0.0
         self._recent: deque[float] = deque(maxlen=LAST_STEPS)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """Note the rate of this step."""
-        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
-        self._highest = max(self._highest, self._lr)
+        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])  # now, before the schedule changes it
+        self._max_lr = max(self._max_lr, self._lr)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Look at the loss: on a CPU at each, elsewhere at many together.
-
-        Raises:
-            UserError: one is NaN or infinite.
-        """
         self._steps.append(Step(trainer.fit_loop.epoch_loop.total_batch_idx + 1, self._lr, outputs["loss"].detach()))
         if len(self._steps) >= EVERY or trainer.strategy.root_device.type == "cpu":
-            self._look(trainer)
+            self._check_losses(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the last losses, at that of the validation, and at the weights after the last step.
-
-        Raises:
-            UserError: one is NaN or infinite.
-        """
-        self._look(trainer)
-        whole = [torch.isfinite(value).all() for value in pl_module.state_dict().values() if value.is_floating_point()]
-        if not torch.stack(whole).all():
+        self._check_losses(trainer)
+        weights = [value for value in pl_module.state_dict().values() if value.is_floating_point()]
+        if not torch.stack([torch.isfinite(value).all() for value in weights]).all():
             self._stop(trainer, "A weight is NaN or infinite after the last step", self._lr)
         if not torch.isfinite(trainer.callback_metrics.get("val/loss", torch.zeros(1))).all():
             self._stop(trainer, "The validation's loss is NaN or infinite after the last step", self._lr)
         if trainer.current_epoch == 0 and trainer.is_global_zero:
-            self._warn_of_a_cliff(trainer)
-        if trainer.current_epoch + 1 == EARLY and trainer.is_global_zero:
-            self._warn(trainer)
+            self._warn_of_a_cliff(float(trainer.callback_metrics["train/acc"]), len(pl_module.hparams["classes"]))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Lightning ignores every Ctrl-C after the first; a second one shall end the run at once."""
-        if isinstance(exception, KeyboardInterrupt):
+        if isinstance(exception, KeyboardInterrupt):  # Lightning ignores every further Ctrl-C
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    def _look(self, trainer: Trainer) -> None:
+    def _check_losses(self, trainer: Trainer) -> None:
         if not self._steps:
             return
-        losses = trainer.strategy.reduce(torch.stack([step.loss for step in self._steps]), reduce_op="mean")
-        finite = torch.isfinite(torch.as_tensor(losses))
+        losses = torch.as_tensor(trainer.strategy.reduce(torch.stack([s.loss for s in self._steps]), reduce_op="mean"))
+        finite = torch.isfinite(losses)
         if not finite.all():
             place = int(finite.int().argmin())
-            first, loss = self._steps[place], float(torch.as_tensor(losses)[place])  # the mean of all processes
-            self._stop(trainer, f"The loss became {loss} in step {first.number}", first.lr)
-        self._recent.extend(torch.as_tensor(losses).tolist())
+            step = self._steps[place]
+            self._stop(trainer, f"The loss became {float(losses[place])} in step {step.number}", step.lr)
+        self._recent.extend(losses.tolist())
         self._steps.clear()
 
     def _stop(self, trainer: Trainer, what: str, lr: float) -> NoReturn:
@@ -102,32 +84,12 @@ class Guard(Callback):
             "Lower optimizer.lr, or let lr_finder=range_test choose it."
         )
 
-    def _warn_of_a_cliff(self, trainer: Trainer) -> None:
-        """Say so if the first epoch ends far above the loss of guessing, and not because of an L1 term."""
-        classes = len(data_of(trainer).load().classes)
+    def _warn_of_a_cliff(self, accuracy: float, classes: int) -> None:
+        """Warn if the first epoch ends far above the loss of guessing, and not because of an L1 term."""
         guessing, loss = math.log(classes), sum(self._recent) / len(self._recent)
-        if loss > FAR_ABOVE * guessing and float(trainer.callback_metrics["train/acc"]) < 2 / classes:
+        if loss > FAR_ABOVE * guessing and accuracy < 2 / classes:
             log.warning(
-                "!! The first epoch ended at a training loss of %.2f; guessing has ln %d = %.2f. The rate, up to %.3g, "
-                "is likely too high to begin with: lower optimizer.lr, warm up (scheduler.warmup=1), or let "
-                "lr_finder=range_test choose.",
-                loss,
-                classes,
-                guessing,
-                self._highest,
-            )
-
-    def _warn(self, trainer: Trainer) -> None:
-        """Say so where the training accuracy is what always naming the most frequent class would give."""
-        data, acc = data_of(trainer), float(trainer.callback_metrics["train/acc"])
-        chance = float(np.bincount(data.labels("train")).max() / len(data.labels("train")))
-        images = trainer.num_training_batches * data.batch_size
-        if acc <= chance + SIGMAS * (chance * (1 - chance) / images) ** 0.5:
-            log.warning(
-                "!! After %d epochs the training accuracy is %.1f%%: no better than always naming the most frequent "
-                "class, %.1f%%. Try a lower rate (lr_finder=range_test chooses one), aug=none, and look whether the "
-                "labels fit the images (figures/augmentations.png).",
-                EARLY,
-                100 * acc,
-                100 * chance,
+                f"!! The first epoch ended at a training loss of {loss:.2f}; guessing has ln {classes} = "
+                f"{guessing:.2f}. The rate, up to {self._max_lr:.3g}, is likely too high to begin with: lower "
+                "optimizer.lr, warm up (scheduler.warmup=1), or let lr_finder=range_test choose."
             )

@@ -14,43 +14,39 @@ log = logging.getLogger(__name__)
 
 
 class Last(ModelCheckpoint):
-    """Keeps the state after every epoch, and writes the latest one from time to time.
+    """Keeps the state after every epoch in memory, and writes the latest one from time to time.
 
-    The best checkpoint waits for it and is written just before, for a run goes on from the last one, which
-    knows the best: one of a later epoch would be of a future that may come out otherwise. Both are written
-    after the first epoch, at the end, and where a signal or an exception ends the run.
+    The best checkpoint waits for it and is written just before: a run resumes from the last one, and a best one of
+    a later epoch might never be reached again. Both are written after the first epoch, at the end, and if a signal
+    or an exception ends the run.
     """
 
     def __init__(self, every: float, **options: Any) -> None:
-        """Write at most every so many seconds; 0: after every epoch. `options` are those of `ModelCheckpoint`."""
+        """Write every `every` seconds at most; 0: after every epoch. `options` are those of `ModelCheckpoint`."""
         require(every >= 0, f"callbacks.last.every={every}: it must be 0 seconds or more.")
         super().__init__(**options)
         self._every, self._next, self._files = every, 0.0, WholeFiles()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let checkpoints wait."""
         files = trainer.strategy.checkpoint_io
         assert isinstance(files, WholeFiles)
         # Of several processes one may end the others in less time than a late write takes.
         self._files, files.holds = files, trainer.world_size == 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep this epoch's; write where it is time."""
         super().on_train_epoch_end(trainer, pl_module)
         if time.monotonic() >= self._next:
             self._files.flush()
             self._next = time.monotonic() + self._every
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write; what comes next, in every process, reads it."""
         super().on_train_end(trainer, pl_module)
         self._files.flush()
-        trainer.strategy.barrier()
+        trainer.strategy.barrier()  # every process reads them next
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write what the last whole epoch left; the exception is the news, so a full disk only adds a line."""
         super().on_exception(trainer, pl_module, exception)
         try:
             self._files.flush()
-        except UserError as error:
+        except UserError as error:  # such as a full disk; it must not hide the exception
             log.warning("!! %s", error)

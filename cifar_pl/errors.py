@@ -1,9 +1,11 @@
-"""What a user's mistake raises, and how a name that does not exist is answered."""
+"""Mistakes of the user. Any function may raise a `UserError`; `Raises:` names it only if a caller catches it."""
 
 import difflib
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class UserError(ValueError):
@@ -24,7 +26,7 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def full_key(message: str) -> str:
-    """The key that a message of Hydra or OmegaConf is about; empty where it names none."""
+    """The key that a message of Hydra or OmegaConf is about; empty if it names none."""
     found = re.search(r"^\s*full_key: (.*)$", message, re.MULTILINE)
     return found[1] if found else ""
 
@@ -35,22 +37,36 @@ def require(condition: object, message: str) -> None:
         raise UserError(message)
 
 
-def complete(part: Callable[..., Any], name: str, **known: Any) -> Any:
-    """A `_partial_` of the config with what is known by now.
+def checked(function: F) -> F:
+    """Check the arguments of a function against its annotations, strictly: "5" is not a number, 1 is not true.
 
-    Raises:
-        UserError: the config gives it an argument that does not exist or does not fit.
+    It then raises pydantic's `ValidationError`, which `complete` and `config.build` turn into a `UserError`.
     """
+    from pydantic import validate_call  # here, because --help does without: 0.1 s
+
+    return validate_call(config={"strict": True, "arbitrary_types_allowed": True})(function)
+
+
+def complete(part: Callable[..., Any], name: str, **known: Any) -> Any:
+    """Call a `_partial_` of the config, `name` there, with the arguments that are known by now."""
     try:
         return part(**known)
     except (UserError, OSError):  # a message already, or the machine's fault
         raise
     except Exception as error:
-        raise UserError(f"{name}: {reason(error)}") from error
+        raise UserError(reason(error, name)) from error
 
 
-def reason(error: BaseException) -> str:
-    """An error in one line, even if pydantic, which albumentations uses, has several."""
-    found = error.errors() if hasattr(error, "errors") else []
-    told = "; ".join(f"{'.'.join(map(str, e['loc']))}={e['input']}: {e['msg']}" for e in found)
-    return told or " ".join(str(error).split()) or type(error).__name__
+def reason(error: BaseException, name: str = "") -> str:
+    """An error in one line, about the part of the config with this name.
+
+    Pydantic, which albumentations uses too, has an error per argument, or several: one per type that it may have.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    if not hasattr(error, "errors"):
+        return f"{name}: {text}" if name else text
+    rules = dict[str, list[str]]()
+    for one in error.errors():
+        place = [name, *(str(part) for part in one["loc"] if str(part).isidentifier() or isinstance(part, int))]
+        rules.setdefault(f"{'.'.join(filter(None, place))}={one['input']}", []).append(one["msg"])
+    return "; ".join(f"{at}: {' or '.join(msgs)}".replace("Input should", "it must") for at, msgs in rules.items())

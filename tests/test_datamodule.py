@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from cifar_pl.data.batches import Batch, EpochSampler
-from cifar_pl.data.datamodule import DataModule, channel_statistics, stratified_split
-from cifar_pl.data.images import Images, Source
-from cifar_pl.errors import UserError
+from cifar_pl.data.datamodule import DataModule
+from cifar_pl.data.images import Images, Source, channel_statistics, stratified_split
+from cifar_pl.errors import UserError, complete
 from cifar_pl.machine import hardware
 
 
@@ -214,22 +214,22 @@ def test_statistics_are_of_the_training_split_alone(tiny_source: Source) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"val_size": -1}, r"val_size=-1.*0 or more"),
+        ({"val_size": -1}, r"^data\.val_size=-1: it must be greater than or equal to 0$"),
         ({"val_size": 90}, r"val_size=90.*only 90"),
-        ({"val_size": 0.1}, r"val_size=0.1.*whole"),
-        ({"batch_size": 0}, r"batch_size=0.*1 or more"),
+        ({"val_size": 0.1}, r"val_size=0\.1: it must be a valid integer"),
+        ({"batch_size": 0}, r"batch_size=0: it must be greater than 0"),
         ({"batch_size": 76}, r"batch_size=76.*only 75"),
-        ({"num_workers": -2}, r"num_workers=-2"),
+        ({"num_workers": -2}, r"num_workers=-2: it must be greater than or equal to 0 or it must be 'auto'"),
         ({"seed": -1}, r"seed=-1"),
-        ({"fold": 5}, r"fold=5: of 5 folds .* last is 4"),
+        ({"fold": 5}, r"fold=5: the last of 5 folds .* is 4"),
         ({"fold": 0, "folds": 31}, r"folds=31: the smallest class has 30"),
         ({"fold": 0, "folds": 1}, r"folds=1"),
-        ({"fold": 0, "protocol": "published"}, r"fold=0|data\.fold holds"),
+        ({"fold": 0, "protocol": "published"}, r"fold=0: protocol=published"),
     ],
 )
 def test_impossible_numbers_are_refused(tiny_source: Source, change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        make(tiny_source, **change)
+        complete(partial(make, tiny_source), "data", **change)
 
 
 @pytest.mark.parametrize(

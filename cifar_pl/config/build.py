@@ -1,21 +1,18 @@
 """Config nodes to objects; an argument that does not exist or does not fit is the user's mistake."""
 
+import re
 import warnings
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cifar_pl.errors import UserError, full_key, reason
 
 
 def build(node: DictConfig, name: str = "") -> Any:
-    """What a config node describes.
-
-    Raises:
-        UserError: an argument that does not exist or does not fit, named.
-    """
+    """What a config node describes. An argument that does not exist or does not fit is named in a UserError."""
     try:
         with warnings.catch_warnings():
             # albumentations only warns of a misspelt argument, and goes on with its default
@@ -27,5 +24,14 @@ def build(node: DictConfig, name: str = "") -> Any:
             raise cause from None
         if isinstance(cause, ModuleNotFoundError):
             raise UserError(f'{name}: {cause} Install it: pip install -e ".[{name.rpartition(".")[2]}]"') from error
-        key = full_key(str(error)) or name
-        raise UserError(f"{key.replace('datamodule.augment', 'aug')}: {reason(cause)}") from error
+        message = reason(cause, full_key(str(error)) or name)
+        raise UserError(_as_typed(message, node)) from error
+
+
+def _as_typed(message: str, node: DictConfig) -> str:
+    """With the keys that people type: config.yaml has `datamodule.val_size: ${data.val_size}`."""
+    arguments: Any = OmegaConf.to_container(node, resolve=False)
+    for name, value in arguments.items():
+        if typed := re.fullmatch(r"\$\{([\w.]+)\}", str(value)):
+            message = re.sub(rf"\b{node._get_full_key(name)}\b", typed[1], message)
+    return message

@@ -7,18 +7,17 @@ happens to an image does not depend on workers, processes, order, or an interrup
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
 
-from cifar_pl.errors import require
+from cifar_pl.errors import checked, complete
 
 cv2.setNumThreads(0)  # OpenCV's threads would fight with torch's, and with those of other workers
-
-BORDERS = ("inside", "clipped", "half_clipped")
 
 # A transform, or a function that waits for the training images' mean colour.
 Transform: TypeAlias = A.BasicTransform | Callable[..., A.BasicTransform]
@@ -45,7 +44,11 @@ class Augment:
             start_epochs: How many epochs those are.
         """
         fill = [round(255 * value) for value in mean]
-        steps = [t if isinstance(t, A.BasicTransform) else t(fill=fill) for t in transforms.values() if t is not None]
+        steps = [
+            step if isinstance(step, A.BasicTransform) else complete(step, f"aug.{name}", fill=fill)
+            for name, step in transforms.items()
+            if step is not None
+        ]
         self._pipeline = A.Compose(steps, strict=True)
         self._seed, self._start_scale, self._start_epochs = seed, start_scale, start_epochs
 
@@ -60,35 +63,28 @@ class Augment:
         return out
 
 
+@checked
 def cutout(
-    hole: int = 16,
-    number: int = 1,
-    p: float = 1.0,
-    border: str = "inside",
+    hole: PositiveInt = 16,
+    number: PositiveInt = 1,
+    p: Annotated[float, Field(ge=0, le=1)] = 1.0,
+    border: Literal["inside", "clipped", "half_clipped"] = "inside",
     black: bool = False,
     *,
     fill: Sequence[float],
 ) -> A.BasicTransform:
-    """`number` square holes of `hole` pixels a side, filled with one colour.
+    """`number` square holes of `hole` pixels a side, which may overlap, filled with one colour.
 
     Args:
-        hole: Side of a hole, pixels.
-        number: Holes per image; they may overlap.
+        hole: Side of a hole, in pixels.
+        number: Holes per image.
         p: Probability that an image gets them.
-        border: `inside`: a hole is always whole, as albumentations has it. `clipped`: its centre is any
-            pixel, and what lies beyond the border is lost, as DeVries & Taylor (2017, arXiv 1708.04552)
-            have it. `half_clipped`: the same, but shifted inside at the top and at the left
-            (`Cutout` of albumentations 0.4.5).
-        black: Fill with black in place of `fill`.
+        border: `inside`: every hole is complete, as in albumentations. `clipped`: its centre is any pixel, and what
+            lies beyond the border is lost, as in DeVries & Taylor (2017, arXiv 1708.04552). `half_clipped`: like
+            `clipped`, but shifted inside at the top and at the left (`Cutout` of albumentations 0.4.5).
+        black: Fill with black instead of `fill`.
         fill: Colour, three numbers in [0, 255].
-
-    Raises:
-        UserError: a number is out of range.
     """
-    require(hole >= 1, f"aug.cutout.hole={hole}: it must be at least 1 pixel.")
-    require(number >= 1, f"aug.cutout.number={number}: it must be at least 1; aug.cutout=null leaves cutout out.")
-    require(0 <= p <= 1, f"aug.cutout.p={p}: a probability is between 0 and 1.")
-    require(border in BORDERS, f"aug.cutout.border={border}: one of {', '.join(BORDERS)}.")
     color = (0.0, 0.0, 0.0) if black else tuple(fill)
     if border != "inside":
         return ClippedCutout(hole, number, border == "half_clipped", color, p)

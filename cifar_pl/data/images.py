@@ -1,11 +1,14 @@
-"""Where images come from. A source is a function that returns a `Source`: uint8 arrays in memory."""
+"""Data sets as uint8 arrays in memory, their split and statistics. A source is a function that returns a `Source`."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
 
 from cifar_pl.errors import require
+
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,6 @@ class Images:
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        """Refuse arrays that break the contract."""
         shape, dtype = self.pixels.shape, self.pixels.dtype
         require(
             dtype == np.uint8 and len(shape) == 4 and shape[3] == 3,
@@ -33,7 +35,6 @@ class Images:
         )
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.labels)
 
 
@@ -46,7 +47,6 @@ class Source:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Refuse labels that name no class."""
         for name, part in (("training", self.train), ("test", self.test)):
             require(len(part), f"The {name} part holds no images.")
             require(
@@ -54,3 +54,44 @@ class Source:
                 f"The {name} labels run from {part.labels.min()} to {part.labels.max()}, "
                 f"but there are {len(self.classes)} classes.",
             )
+
+
+def stratified_split(labels: NDArray[np.int64], val_size: int, seed: int) -> tuple[Rows, Rows]:
+    """Split rows into (train, val), both ascending; val has `val_size` rows, from each class its share.
+
+    Shares are rounded down, and the largest remainders get one more.
+    """
+    n = len(labels)
+    require(val_size < n, f"data.val_size={val_size}: the training part has only {n} images. Make it smaller.")
+    rng = np.random.default_rng(seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    shares = counts * val_size / n
+    take = np.floor(shares).astype(int)
+    take[np.argsort(take - shares, kind="stable")[: val_size - take.sum()]] += 1
+    held_out = [rng.permutation(np.flatnonzero(labels == c))[:k] for c, k in zip(classes, take, strict=True)]
+    val = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(n), val), val
+
+
+def fold_split(labels: NDArray[np.int64], fold: int, folds: int, seed: int) -> tuple[Rows, Rows]:
+    """Split rows into (train, val), both ascending; val is one of `folds` stratified parts, counted from 0."""
+    smallest = int(np.bincount(labels).min())
+    require(smallest >= folds, f"data.folds={folds}: the smallest class has {smallest} images. Make it smaller.")
+    train, val = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels))[fold]
+    return train, val
+
+
+def channel_statistics(pixels: NDArray[np.uint8], rows: Rows) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over these rows of (N, H, W, 3), in [0, 1].
+
+    Exact: integer sums, over a thousand images at a time.
+    """
+    total, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for start in range(0, len(rows), 1000):
+        flat = pixels[rows[start : start + 1000]].reshape(-1, 3).astype(np.int64)
+        total += flat.sum(axis=0)
+        squares += (flat * flat).sum(axis=0)
+    n = len(rows) * pixels[0].size / 3
+    mean = total / n
+    std = np.sqrt(squares / n - mean**2)
+    return tuple((mean / 255).tolist()), tuple((np.maximum(std, 1) / 255).tolist())  # 1: images of one colour

@@ -3,62 +3,64 @@
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 from torchvision.models import resnet18 as torchvision_resnet18
 from torchvision.models.resnet import ResNet
 
-from cifar_pl.errors import require
+from cifar_pl.errors import UserError, checked, require
+
+Place = Literal["stem", "block", "shortcut", "stage"]  # of dropout in a network
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Normalize(nn.Module):
     """uint8 (N, 3, H, W) to float32 `(x / 255 - mean) / std`, per channel.
 
-    As a layer, it puts the preprocessing into every checkpoint, and pixels stay displayable until here.
+    A layer, so that every checkpoint has its preprocessing. `mean` and `std` are in [0, 1].
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Take the channels' mean and standard deviation, in [0, 1]."""
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Normalise. Raises TypeError for anything but uint8: floats would be scaled a second time."""
+        """Raises TypeError for anything but uint8: floats would be scaled a second time."""
         if image.dtype != torch.uint8:
             raise TypeError(f"The network takes uint8 images from 0 to 255, got {image.dtype}.")
         return (image / 255 - self.mean) / self.std
 
 
 class BatchNormDropout(nn.BatchNorm2d):
-    """Batch norm, and then whole channels set to zero (Tompson et al. 2015, arXiv 1411.4280).
+    """Batch norm, then dropout of entire channels with probability `p` (Tompson et al. 2015, arXiv 1411.4280).
 
-    A ReLU behind it changes nothing: dropout after the ReLU would give the same. A subclass, so that
-    weights have the same names with and without dropout.
+    It equals dropout after the ReLU that follows. A subclass, so that weights have the same names without dropout.
     """
 
     def __init__(self, num_features: int, p: float) -> None:
-        """Drop each channel with probability `p`."""
         super().__init__(num_features)
         self.p = p
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # its name in torch
-        """Normalise and, in training, drop."""
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002, D102  # its name in torch
         return F.dropout2d(super().forward(input), self.p, self.training)
 
 
+@checked
 def resnet18(
     num_classes: int,
     mean: Sequence[float],
     std: Sequence[float],
     zero_init_residual: bool = False,
-    init: str = "he",
-    dropout: Mapping[str, float] | None = None,
+    init: Literal["he", "torch"] = "he",
+    dropout: Mapping[Place, Rate] | None = None,
 ) -> ResNet:
     """ResNet18 of torchvision with the stem for 32x32 images: 3x3, stride 1, no max-pool.
 
@@ -67,24 +69,16 @@ def resnet18(
 
     Args:
         num_classes: Length of the logits.
-        mean: Of each channel of the training images, in [0, 1].
-        std: The same, standard deviation.
+        mean: Mean of each channel of the training images, in [0, 1].
+        std: Standard deviation of each channel.
         zero_init_residual: Start each residual branch at zero (Goyal et al. 2017, arXiv 1706.02677, 5.1).
-        init: Of the convolutions: `he`, as torchvision and the paper have it, or `torch`, the default of
-            torch's layers, whose weights are smaller by a factor of about 2.4.
+        init: Initial weights of the convolutions: `he`, as in torchvision and the paper, or `torch`, the default of
+            torch's layers, which are smaller by a factor of about 2.4.
         dropout: Probability to drop a channel in training, by place: `stem`, `block` (after both batch norms
-            of each block, before the sum), `shortcut` (where it is a convolution), `stage` (after each of the
-            four). A place that is not named has none.
-
-    Raises:
-        UserError: `init` or a place does not exist, or a probability is none.
+            of each block, before the sum), `shortcut` (if it is a convolution), `stage` (after each of the
+            four). Default: 0.
     """
-    require(init in ("he", "torch"), f"model.init={init}: he or torch.")
     rates = {"stem": 0.0, "block": 0.0, "shortcut": 0.0, "stage": 0.0, **(dropout or {})}
-    require(
-        len(rates) == 4 and all(0 <= p < 1 for p in rates.values()),
-        f"model.dropout={dict(dropout or {})}: probabilities, from 0 to below 1, of stem, block, shortcut and stage.",
-    )
     network = torchvision_resnet18(
         weights=None,
         num_classes=num_classes,
@@ -111,26 +105,20 @@ def resnet18(
 
 @torch.no_grad()
 def whiten(network: nn.Module, images: torch.Tensor) -> None:
-    """Let the first convolution start with filters whose outputs are uncorrelated, of variance 1, on these images.
+    """Initialise the first convolution to whiten these images: outputs that are uncorrelated, with variance 1.
 
-    They are the eigenvectors of the patches' covariance, over the root of its eigenvalues, once with each
-    sign, the largest first; filters beyond those keep their weights, and all of them train on. Page (2019,
-    "How to train your ResNet" 8) and Jordan (2024, arXiv 2404.00498, 3.1) put such a layer before the network.
+    Its filters are the eigenvectors of the patches' covariance, divided by the root of the eigenvalues, once with
+    each sign, the largest first. The other filters keep their weights, and all are trained. Page (2019, "How to
+    train your ResNet" 8) and Jordan (2024, arXiv 2404.00498, 3.1) put such a layer before the network.
 
     Args:
         network: Its first layers are `Normalize` and a convolution over its three channels.
         images: uint8 (N, 3, H, W), some training images.
-
-    Raises:
-        UserError: the convolution has too few filters, or there is none.
     """
     normalize = next((m for m in network.modules() if isinstance(m, Normalize)), None)
     conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    require(
-        normalize is not None and conv is not None, "whiten=true: the model has no normalisation or no convolution."
-    )
-    assert normalize is not None
-    assert conv is not None
+    if normalize is None or conv is None:
+        raise UserError("whiten=true: the model has no normalisation or no convolution.")
     patches = F.unfold(normalize(images), conv.kernel_size).transpose(1, 2).flatten(0, 1).double()
     size = patches.shape[1]
     require(

@@ -49,24 +49,9 @@ LEAN = ("logger=none", *(f"callbacks.{name}=null" for name in ("misclassified", 
 RANGE_TEST = ("lr_finder=range_test", "lr_finder.num_training=50")
 
 
-# What takes long is begun first, so that neither of pytest's processes waits for the other at the end.
-LONG = (
-    "test_slurm",
-    "test_sweep",
-    "test_faults",
-    "test_signals",
-    "test_fuzz",
-    "test_benchmarks",
-    "test_ddp",
-    "test_command",
-    "test_experiment",
-    "test_readme",
-    "test_published",
-)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: (*LONG, item.path.stem).index(item.path.stem))
+    """Slow tests first, so that neither of pytest's two processes waits for the other at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture
@@ -208,8 +193,12 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own_run(finished_run: Path, tmp_path: Path) -> Path:
-    """A copy of `finished_run`, to write into and to spoil."""
-    return shutil.copytree(finished_run, tmp_path / "run")
+    """A copy of `finished_run`, to write into and to spoil; its checkpoints are hard links, to be replaced only."""
+
+    def copy(source: str, target: str) -> None:
+        (os.link if source.endswith(".ckpt") else shutil.copy2)(source, target)
+
+    return shutil.copytree(finished_run, tmp_path / "run", copy_function=copy)
 
 
 @pytest.fixture

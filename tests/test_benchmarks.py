@@ -37,6 +37,7 @@ def test_every_benchmark_has_a_help(
     assert str(module.__doc__).strip() in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_three_contestants_take_turns(tmp_path: Path) -> None:
     result = record(tmp_path, "benchmarks.throughput", "--rounds", "2", *TINY, "data.batch_size=8")
     assert result["images_per_second"].keys() == {"usual", "bare", "train"}  # type: ignore[attr-defined]
@@ -51,12 +52,14 @@ def test_a_record_names_the_gpu_if_one_was_used(monkeypatch: pytest.MonkeyPatch)
     assert "cores" in common.machine(common.head("benchmarks.pipeline"))
 
 
+@pytest.mark.slow
 def test_every_augmentation_has_its_counterpart(tmp_path: Path) -> None:
     result = record(tmp_path, "benchmarks.pipeline", "--images", "64", "--rounds", "1", "data=digits")
     options = {path.stem for path in (ROOT / "conf/aug").glob("*.yaml")}
     assert options <= result["images_per_second_per_core"].keys()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_what_train_adds_is_told_apart_from_the_bare_loop(tmp_path: Path) -> None:
     result = record(tmp_path, "benchmarks.overhead", "--rounds", "3", "trainer=cpu")
     assert result["ms"].keys() == {"bare", "lightning", "train", "lightning - bare", "train - bare"}  # type: ignore[attr-defined]

@@ -74,6 +74,7 @@ def test_full_errors_on_request(tmp_path: Path) -> None:
     assert "Traceback" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_interrupts_and_resume_latest_goes_on(
     train: Train, tmp_path: Path, number: signal.Signals, status: int

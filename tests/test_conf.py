@@ -1,17 +1,16 @@
-"""Every option of every group composes and builds."""
+"""Every option of every group composes, is accepted and builds."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from cifar_pl.config import schema
 from cifar_pl.config.build import build
 from cifar_pl.errors import UserError
 
-CONF = Path(__file__).parents[1] / "conf"
-OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in schema.CONF.glob("*/*.yaml"))
 EXTRAS = {"wandb": "wandb", "mlflow": "mlflow"}  # loggers that are optional, and their packages
 
 
@@ -20,8 +19,10 @@ def options(*groups: str) -> list[str]:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_composes_and_resolves(config: Callable[..., DictConfig], option: str) -> None:
-    assert OmegaConf.to_container(config(option), resolve=True, throw_on_missing=True)
+def test_every_option_composes_resolves_and_is_accepted(config: Callable[..., DictConfig], option: str) -> None:
+    cfg = config(option)
+    assert OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    schema.check(cfg)
 
 
 @pytest.mark.parametrize("option", options("aug", "data", "model", "optimizer", "scheduler"))
@@ -47,4 +48,13 @@ def test_trainers_build(config: Callable[..., DictConfig], option: str) -> None:
 
 
 def test_no_option_is_a_yaml_boolean() -> None:
-    assert not {path.stem for path in CONF.rglob("*.yaml")} & {"on", "off", "yes", "no", "y", "n", "true", "false"}
+    assert not {path.stem for path in schema.CONF.rglob("*.yaml")} & {
+        "on",
+        "off",
+        "yes",
+        "no",
+        "y",
+        "n",
+        "true",
+        "false",
+    }

@@ -67,6 +67,7 @@ class Probe(Callback):
         (self._run_dir / f"rank{trainer.global_rank}.json").write_text(json.dumps(self._facts))
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(train: Train, config: Callable[..., DictConfig], tmp_path: Path) -> None:
     images = (
         "data.batch_size=128",
@@ -142,6 +143,7 @@ class Broadcasts(Callback):
             (self._run_dir / f"broadcasts{trainer.global_rank}").write_text(str(self._number))
 
 
+@pytest.mark.slow
 def test_processes_do_not_wait_for_each_other_to_hear_of_a_signal(train: Train, tmp_path: Path) -> None:
     count = "+callbacks.count={_target_: tests.test_ddp.Broadcasts, run_dir: '${run_dir}'}"
     steps = ("data.batch_size=16", "+trainer.limit_train_batches=60", "trainer.max_epochs=1")
@@ -151,6 +153,7 @@ def test_processes_do_not_wait_for_each_other_to_hear_of_a_signal(train: Train, 
     assert max(counts) <= 2  # Lightning makes 60
 
 
+@pytest.mark.slow
 def test_sigterm_ends_both_processes_and_the_run_goes_on(train: Train, tmp_path: Path) -> None:
     """Where Lightning broadcasts from its handler, it hangs at most moments."""
     run = ("trainer.max_epochs=4", "+trainer.limit_train_batches=3", "hydra.run.dir=run")
@@ -178,6 +181,7 @@ def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 def test_torchrun_makes_one_run_in_one_directory(tmp_path: Path) -> None:
     bare = (*LEAN, "+trainer.limit_train_batches=9", "data.val_size=0", "trainer.max_epochs=1", "tta=flip")
     result = torchrun(*DDP, *RANGE_TEST, *bare, "hydra.run.dir=outputs/NAME", cwd=tmp_path)
@@ -193,6 +197,7 @@ def test_torchrun_makes_one_run_in_one_directory(tmp_path: Path) -> None:
     assert {"acc", "acc_tta"} <= summary["test"].keys()
 
 
+@pytest.mark.slow
 def test_torchrun_without_a_directory_is_refused(tmp_path: Path) -> None:
     result = torchrun(*DDP, cwd=tmp_path)
     assert result.returncode != 0

@@ -11,6 +11,8 @@ from benchmarks import faults
 from cifar_pl.runs import rundir
 from tests.conftest import ROOT, Train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:

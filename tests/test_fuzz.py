@@ -38,6 +38,8 @@ from tests.fuzzing import GROUPS, JSON, QUICK, Record, changes, fuzz, refusal, s
 from tests.test_search import Launcher
 from tests.test_sources import pack, write_batches
 
+pytestmark = pytest.mark.slow
+
 # --- configs ---
 
 

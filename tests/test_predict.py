@@ -171,7 +171,9 @@ def test_what_cannot_be_done_is_one_message(
         error = capsys.readouterr().err
         assert words in error
         assert "Traceback" not in error
-    torch.save({"state_dict": {}, "epoch": Payload(tmp_path / "owned")}, own_run / "checkpoints/best.ckpt")
+    best = own_run / "checkpoints/best.ckpt"
+    best.unlink()  # the fixture's own file has this name, too
+    torch.save({"state_dict": {}, "epoch": Payload(tmp_path / "owned")}, best)
     assert ask(predict.main, own_run, tmp_path / "text.png") == 1
     assert "best.ckpt cannot be used" in capsys.readouterr().err
     assert not (tmp_path / "owned").exists()

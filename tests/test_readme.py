@@ -77,6 +77,7 @@ def test_every_single_run_runs(command: list[str], config: Callable[..., DictCon
     assert (tmp_path / "run/summary.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", SWEEPS, ids=" ".join)
 def test_every_sweep_runs_and_no_directory_needs_quotes(command: list[str], train: Train, tmp_path: Path) -> None:
     """With the first value of each list, and two seeds or folds."""

@@ -177,12 +177,14 @@ def test_what_is_no_run_is_refused(own_run: Path, tmp_path: Path) -> None:
         saved.find(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="not a run directory"):
         saved.find(str(tmp_path / "empty"))
-    torch.save({"state_dict": {}, "callbacks": Payload(tmp_path / "owned")}, own_run / "checkpoints/best.ckpt")
+    best = own_run / "checkpoints/best.ckpt"
+    best.unlink()  # the fixture's own file has this name, too
+    torch.save({"state_dict": {}, "callbacks": Payload(tmp_path / "owned")}, best)
     with pytest.raises(UserError, match=r"best\.ckpt cannot be used"):
         saved.find(str(own_run))
     assert not (tmp_path / "owned").exists()
     for content in ({"state_dict": {}}, [1, 2], {"state_dict": {}, "epoch": 0, "hyper_parameters": {"classes": ["a"]}}):
-        torch.save(content, own_run / "checkpoints/best.ckpt")
+        torch.save(content, best)
         with pytest.raises(UserError):
             saved.find(str(own_run))
     (own_run / "config.yaml").write_text("model: [")

@@ -9,12 +9,15 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pytest
 from pytorch_lightning import Callback
 
 from benchmarks import faults
 from cifar_pl.runs.summary import read_metrics
 from tests.conftest import ROOT
 from tests.test_guard import BARE
+
+pytestmark = pytest.mark.slow
 
 RUN = (*BARE, "+trainer.limit_train_batches=2")
 

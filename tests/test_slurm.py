@@ -20,6 +20,7 @@ def cluster() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_cancelled_job_of_a_sweep_ends_in_order_and_polling_is_quiet(tmp_path: Path) -> None:
     """No GPU is asked for, or the jobs would be refused; without accounting only the queue tells that one is over."""
@@ -36,6 +37,7 @@ def test_a_cancelled_job_of_a_sweep_ends_in_order_and_polling_is_quiet(tmp_path:
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_job_that_goes_back_into_the_queue_ends_without_a_traceback(tmp_path: Path) -> None:
     command = " ".join(["srun", *real.train(*real.RUN, "trainer.max_epochs=99", "hydra.run.dir=run")])

@@ -21,6 +21,8 @@ from cifar_pl.runs import files
 from cifar_pl.sweeps import sweep
 from tests.conftest import LEAN, ROOT, TINY, Train
 
+pytestmark = pytest.mark.slow
+
 FAST = (*TINY, *LEAN, "trainer.max_epochs=2", "+trainer.limit_train_batches=3")
 
 

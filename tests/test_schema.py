@@ -8,13 +8,6 @@ from omegaconf import DictConfig
 from cifar_pl.config import schema
 from cifar_pl.errors import UserError
 
-OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in schema.CONF.glob("*/*.yaml"))
-
-
-@pytest.mark.parametrize("option", OPTIONS)
-def test_what_is_shipped_is_accepted(config: Callable[..., DictConfig], option: str) -> None:
-    schema.check(config(option))
-
 
 @pytest.mark.parametrize(
     "override",

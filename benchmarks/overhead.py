@@ -30,12 +30,12 @@ from torch.utils.data import DataLoader
 
 from benchmarks.common import config, head, median, save, table
 from benchmarks.turns import Contestant, Turns, parser, synchronize, take
+from cifar_pl.config import parts
 from cifar_pl.config.build import build
 from cifar_pl.data.batches import Batch, ImageDataset, Key
 from cifar_pl.data.images import Images, Source
 from cifar_pl.machine import hardware
 from cifar_pl.models.resnet18 import Normalize
-from cifar_pl.training.experiment import initial
 
 STEPS, VALIDATED, BATCH = 100, 1000, 128
 READY = 16  # batches
@@ -87,7 +87,7 @@ def ready(overrides: list[str]) -> tuple[nn.Module, Callable[..., torch.optim.Op
         [(b.image.to(device), b.label.to(device)) for b, _ in zip(loader, range(READY), strict=False)]
         for loader in (data.train_dataloader(), data.val_dataloader())
     )
-    network = initial(cfg, data, device).to(device)
+    network = parts.network(cfg, data, device).to(device)
     return network, build(cfg.optimizer), train, val, hardware.precision(cfg.precision, device)
 
 

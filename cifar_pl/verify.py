@@ -7,16 +7,12 @@ import tempfile
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Trainer
 
 from cifar_pl.cli import command
-from cifar_pl.config import schema
-from cifar_pl.config.build import build
-from cifar_pl.errors import UserError, complete, require
+from cifar_pl.config import parts, schema
+from cifar_pl.errors import UserError, require
 from cifar_pl.inference import saved
-from cifar_pl.machine import hardware
 from cifar_pl.runs import files, rundir
-from cifar_pl.training import experiment
 from cifar_pl.training.callbacks import FirstSteps
 
 log = logging.getLogger(__name__)
@@ -67,28 +63,13 @@ def main() -> None:
 
 
 def again(cfg: DictConfig, lr: float) -> tuple[list[float], dict[str, Any]]:
-    """The losses of the first steps of a run with this config, at this rate, and what they were computed on."""
-    data = saved.images(cfg, augment=True)
-    accelerator = hardware.accelerator(cfg.trainer.accelerator)
-    network = experiment.initial(cfg, data, accelerator)
-    steps = FirstSteps()
-    with tempfile.TemporaryDirectory() as nowhere:
-        trainer: Trainer = complete(
-            build(cfg.trainer),
-            "trainer",
-            precision=hardware.precision(cfg.precision, accelerator),
-            callbacks=[steps],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            default_root_dir=nowhere,
-            **experiment.unvalidated(data),
-        )
+    """The losses of the first steps of a run with this config and rate, and what they were computed on."""
+    data, machine, steps = saved.images(cfg, augment=True), parts.machine(cfg), FirstSteps()
+    network = parts.network(cfg, data, machine.accelerator)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = parts.trainer(cfg, machine, data, [steps], logger=False, default_root_dir=scratch)
         require(trainer.world_size == 1, "The run had several processes; one alone adds up in another order.")
-        classifier = build(cfg.classifier)(network=network, classes=data.load().classes, lr=lr)
-        if cfg.compile:
-            classifier.compile_training()
-        trainer.fit(classifier, datamodule=data)
+        trainer.fit(parts.classifier(cfg, network, data, lr), datamodule=data)
     return steps.losses, steps.on(trainer)
 
 

@@ -23,9 +23,7 @@ from pytorch_lightning import Callback, Trainer
 from benchmarks import faults
 from cifar_pl.config.build import build
 from cifar_pl.data.batches import Batch
-from cifar_pl.errors import UserError
-from cifar_pl.runs import files, rundir
-from cifar_pl.training import experiment, learning_rate
+from cifar_pl.runs import rundir
 from cifar_pl.training.classifier import Classifier
 from tests.conftest import LEAN, RANGE_TEST, ROOT, TINY, Train
 
@@ -206,21 +204,3 @@ def test_torchrun_without_a_directory_is_refused(tmp_path: Path) -> None:
     assert "2 processes were started" in lines.pop()
     assert "hydra.run.dir=outputs/NAME" in result.stderr
     assert not list(tmp_path.iterdir())
-
-
-def test_processes_that_the_trainer_does_not_know_of_are_refused(
-    config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(UserError, match=r"trainer\.devices=2 on 1 machines, but 4 processes"):
-        experiment.run(config(*DDP))
-
-
-def test_further_processes_do_not_measure_and_take_no_older_rate(
-    config: Callable[..., DictConfig], tmp_path: Path
-) -> None:
-    cfg: Any = config(*DDP, "lr_finder=range_test")
-    nothing: Any = None
-    files.write_json(tmp_path / rundir.FINDER, {"lr": 0.03, "source": "of an attempt before"})
-    lr, _ = learning_rate.choose(cfg, nothing, nothing, {}, tmp_path, measure=False)
-    assert lr == cfg.optimizer.lr  # until the classifier has the first process's

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import ROOT, config
-from cifar_pl.config.build import build
+from cifar_pl.config import parts
 from cifar_pl.data.cifar10 import cifar10
 from cifar_pl.data.images import Images, Source
 from cifar_pl.machine import hardware
 from cifar_pl.runs import files, rundir
-from cifar_pl.training import experiment, learning_rate, lr_finder
+from cifar_pl.training import lr_finder
 
 PIXELS, HELD_OUT = 8, 10_000
 SEEDS, TESTS = (0, 1), range(10)
@@ -104,14 +104,14 @@ def curves(directory: Path, root: Path) -> list[dict[str, Any]]:
 def measured(overrides: Sequence[str]) -> dict[str, list[float]]:
     """A range test as long as that of the default run, which has 16 epochs of 45,000 images."""
     cfg = config([*overrides, "lr_finder=range_test"])
-    data = build(cfg.datamodule)
-    network = experiment.initial(cfg, data, "cpu")
+    data = parts.data(cfg, "cpu")
+    network = parts.network(cfg, data, "cpu")
     trainer = {"accelerator": "cpu", "precision": hardware.precision("auto", "cpu"), "devices": 1}
     number = lr_finder.steps(16 * (45_000 // data.batch_size))
     asked = cfg.lr_finder
     with tempfile.TemporaryDirectory() as scratch:
         curve = lr_finder.measure(
-            learning_rate.spare(cfg, network, data),
+            parts.spare(cfg, network, data),
             data.train_dataloader(),
             {**trainer, "default_root_dir": scratch},
             number,

@@ -16,8 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cifar_pl.cli import command
-from cifar_pl.data.image_folder import fit_square
-from cifar_pl.data.pictures import File, collect, load
+from cifar_pl.data.pictures import File, collect, fit_square, load
 from cifar_pl.errors import require
 from cifar_pl.evaluation.gradcam import heat_maps
 from cifar_pl.evaluation.predictions import Predictions, interval

@@ -263,8 +263,11 @@ def test_a_spoiled_picture_of_a_folder_is_read_or_named(tmp_path: Path, record_p
 
 
 @pytest.mark.parametrize("what", ["archive", "batch"])
-def test_a_spoiled_cifar10_is_refused_by_its_md5(tmp_path: Path, record_property: Record, what: str) -> None:
+def test_a_spoiled_cifar10_is_refused_by_its_md5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record, what: str
+) -> None:
     folder, md5s, _ = write_batches(tmp_path, images_per_batch=1)
+    monkeypatch.setattr(official, "FILES_MD5", md5s)
     file = folder / "test_batch"
     if what == "archive":
         file = pack(folder)
@@ -275,4 +278,4 @@ def test_a_spoiled_cifar10_is_refused_by_its_md5(tmp_path: Path, record_property
     def one(content: bytes) -> None:
         assume(content != whole)
         with pytest.raises(UserError, match="md5"):
-            official.cifar10(tmp_path, files_md5=md5s) if put_file(file, content) else None
+            official.cifar10(tmp_path) if put_file(file, content) else None

@@ -48,11 +48,12 @@ def test_a_suggestion_is_judged_by_factor_and_points() -> None:
 def test_the_study_reads_no_test_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "HELD_OUT", 4)
     _, files_md5, _ = write_batches(tmp_path)
-    official = measuring.cifar10(tmp_path, files_md5=files_md5)
-    source = measuring.part(32, 3, root=tmp_path, files_md5=files_md5)
+    monkeypatch.setattr("cifar_pl.data.cifar10.FILES_MD5", files_md5)
+    official = measuring.cifar10(tmp_path)
+    source = measuring.part(32, 3, root=tmp_path)
     assert (len(source.train), len(source.test)) == (3, 4)
     taken = np.concatenate([source.train.pixels, source.test.pixels])
     assert len(np.unique(taken.reshape(7, -1), axis=0)) == 7
     training = {image.tobytes() for image in official.train.pixels}
     assert all(image.tobytes() in training for image in taken)
-    assert measuring.part(8, 3, root=tmp_path, files_md5=files_md5).train.pixels.shape == (3, 8, 8, 3)
+    assert measuring.part(8, 3, root=tmp_path).train.pixels.shape == (3, 8, 8, 3)

@@ -1,10 +1,8 @@
-"""One file from the first of several mirrors that delivers it whole and unaltered."""
+"""One file from the first of several mirrors that delivers it complete and unaltered."""
 
 import errno
 import hashlib
 import logging
-import os
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -16,11 +14,13 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from cifar_pl.errors import UserError
+from cifar_pl.runs import files
 
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 16  # bytes
-OURS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}  # no mirror can help
+LOCAL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}  # another mirror cannot help
+ATTEMPTS = 2  # per mirror
 
 
 def md5_of(path: Path) -> str:
@@ -30,19 +30,12 @@ def md5_of(path: Path) -> str:
 
 
 def download(
-    mirrors: Sequence[str],
-    target: Path,
-    md5: str,
-    timeout: float = 30.0,
-    min_speed: float = 20_000.0,
-    attempts: int = 2,
+    mirrors: Sequence[str], target: Path, md5: str, timeout: float = 30.0, min_speed: float = 20_000.0
 ) -> None:
-    """Put the file with this md5 at `target`, unless it is there already.
+    """Put the file with this md5 at `target`, unless it is there already; a second process waits and finds it.
 
-    Each mirror is tried `attempts` times (once if it answers with an HTTP error). An attempt ends
-    when nothing arrives for `timeout` seconds, or less than `min_speed` bytes/s over such a span.
-    What arrives goes to a temporary file beside `target`, which is checked and then renamed. A file
-    lock makes a second process wait, and then find the file.
+    Each mirror is tried twice, or once if it answers with an HTTP error. An attempt ends when nothing arrives for
+    `timeout` seconds, or less than `min_speed` bytes/s over such a span.
 
     Raises:
         UserError: no mirror delivered; the message says what each of them did.
@@ -53,11 +46,11 @@ def download(
             return None
         failures: list[str] = []
         for url in mirrors:
-            for _ in range(attempts):
+            for _ in range(ATTEMPTS):
                 try:
                     return _attempt(url, target, md5, timeout, min_speed)
                 except (OSError, HTTPException, ValueError) as error:
-                    if getattr(error, "errno", None) in OURS:
+                    if getattr(error, "errno", None) in LOCAL_ERRORS:
                         raise
                     failures.append(f"{url}: {error}")
                     log.warning("Download failed. %s", failures[-1])
@@ -67,26 +60,25 @@ def download(
 
 
 def _attempt(url: str, target: Path, md5: str, timeout: float, min_speed: float) -> None:
-    """Fetch into a temporary file, check it, rename it; on any error nothing is left behind."""
     log.info("Downloading %s", url)
     with (
-        urllib.request.urlopen(url, timeout=timeout) as response,  # noqa: S310, the address is the user's own
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder,
+        urllib.request.urlopen(url, timeout=timeout) as response,  # noqa: S310, the user's own URL
+        files.atomic(target) as file,
     ):
-        part = Path(folder, "part")
         size = int(response.headers.get("Content-Length", 0)) or None
-        seen, since = 0, time.monotonic()
-        with part.open("wb") as file, tqdm(total=size, unit="B", unit_scale=True, desc=target.name) as bar:
+        digest = hashlib.md5(usedforsecurity=False)
+        recent, since = 0, time.monotonic()
+        with tqdm(total=size, unit="B", unit_scale=True, desc=target.name) as bar:
             while chunk := response.read1(CHUNK):  # what has arrived; read() would wait for all of it
                 file.write(chunk)
+                digest.update(chunk)
                 bar.update(len(chunk))
-                seen += len(chunk)
+                recent += len(chunk)
                 if (span := time.monotonic() - since) > timeout:
-                    if seen < min_speed * span:
-                        raise ValueError(f"too slow, {seen / span:.0f} bytes/s where {min_speed:.0f} is the least")
-                    seen, since = 0, time.monotonic()
-        if size is not None and part.stat().st_size != size:
-            raise ValueError(f"cut off after {part.stat().st_size} of {size} bytes")
-        if (found := md5_of(part)) != md5:
-            raise ValueError(f"its md5 is {found}, not {md5}")
-        os.replace(part, target)
+                    if recent < min_speed * span:
+                        raise ValueError(f"too slow: {recent / span:.0f} bytes/s, less than {min_speed:.0f}")
+                    recent, since = 0, time.monotonic()
+        if size is not None and file.tell() != size:
+            raise ValueError(f"cut off after {file.tell()} of {size} bytes")
+        if digest.hexdigest() != md5:
+            raise ValueError(f"its md5 is {digest.hexdigest()}, not {md5}")

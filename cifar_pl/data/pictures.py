@@ -1,4 +1,4 @@
-"""A user's own pictures: which files, and their pixels as the network was trained on them."""
+"""A user's own pictures: which files, and their pixels as a network is trained on them."""
 
 import logging
 from collections.abc import Sequence
@@ -7,54 +7,43 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from cifar_pl.data.image_folder import fit_square
 from cifar_pl.errors import require
 
 log = logging.getLogger(__name__)
 
 
 class File(NamedTuple):
-    """A file to look at, and its class where its folder says so."""
+    """A picture to predict, with its class if it is in a folder of that name."""
 
     path: Path
     label: str | None
 
 
 def collect(path: Path, classes: Sequence[str]) -> list[File]:
-    """A file, or every image below a folder, in order; those in a sub-folder named like a class have its label.
-
-    Raises:
-        UserError: there is no such path, or no file below the folder is an image by its name.
-    """
+    """A file, or every image below a folder, sorted; those in a sub-folder named like a class have its label."""
     require(path.exists(), f"{path}: there is no such file or folder.")
     if not path.is_dir():
         return [File(path, None)]
     formats = _formats()
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
-    found = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        and file.is_file()
-    ]
-    require(found, f"{path}: there are no images in this folder.")
-    tops = [file.relative_to(path).parts[0] for file in found]
-    return [File(file, top if top in classes else None) for file, top in zip(found, tops, strict=True)]
+    files = []
+    for file in sorted(path.rglob("*")):
+        first, *_ = parts = file.relative_to(path).parts
+        if file.suffix.lower() in suffixes and not any(p.startswith(".") for p in parts) and file.is_file():
+            files.append(File(file, first if first in classes else None))
+    require(files, f"{path}: there are no images in this folder.")
+    return files
 
 
 def load(path: Path, size: int) -> NDArray[np.uint8] | None:
-    """An image as the network was trained on them, uint8 (size, size, 3), RGB; None, and its name in the log, if not.
-
-    What else than size and shape is changed is logged as well: colours, bits, frames.
-    """
+    """An image as uint8 (size, size, 3), RGB; None, with a warning, if it cannot be read. Logs what else is lost."""
     try:
         with Image.open(path, formats=_formats()) as image:
             frames, mode = getattr(image, "n_frames", 1), image.mode
             pixels = fit_square(image, size)
-    except Exception as error:  # noqa: BLE001  # Pillow's readers of broken files raise what they like
+    except Exception as error:  # noqa: BLE001  # Pillow's readers of broken files raise anything
         log.warning("skipped %s: %s", path, str(error).replace(f" {str(path)!r}", "") or type(error).__name__)
         return None
     if frames > 1:
@@ -66,7 +55,23 @@ def load(path: Path, size: int) -> NDArray[np.uint8] | None:
     return pixels
 
 
+def fit_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """An image as uint8 (size, size, 3): RGB, upright, centre-cropped to a square, resized by area.
+
+    Raises:
+        ValueError: its pixels are floats, or integers of more than 16 bits, whose range is unknown.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "F" or (upright.mode == "I" and upright.getextrema()[1] > 0xFFFF):  # type: ignore[operator]
+        raise ValueError(f"its pixels (mode {upright.mode}) have no known range; save it with 8 or 16 bits")
+    if upright.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    upright = upright.convert("RGB")
+    method = Image.Resampling.BOX if min(upright.size) >= size else Image.Resampling.BICUBIC
+    return np.asarray(ImageOps.fit(upright, (size, size), method), np.uint8)
+
+
 def _formats() -> list[str]:
-    """What Pillow reads, but for EPS: that is a program, which it has Ghostscript run, whatever the file is called."""
+    """All that Pillow reads except EPS, which is a program that Ghostscript would run, whatever the file's name."""
     Image.init()
     return [name for name in Image.OPEN if name != "EPS"]

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 # A run's config may come from somebody else: it has these built, with plain arguments, and nothing else.
 NETWORKS = ("cifar_pl.models.resnet18.resnet18",)
 SOURCES = tuple(f"cifar_pl.data.{name}.{name}" for name in ("digits", "cifar10", "image_folder"))
-SOURCE_ARGUMENTS = ("_target_", "_partial_", "root", "image_size")  # no mirrors, and no other md5 than our own
+SOURCE_ARGUMENTS = ("_target_", "_partial_", "root", "image_size")  # no mirrors
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks.common import head, save, table
-from cifar_pl.evaluation.predictions import Predictions, suspects
+from cifar_pl.evaluation.cases import suspects
+from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.runs import files, rundir
 
 KNOWN = Path(__file__).parent / "label_errors.csv"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cifar_pl.cli import command
 from cifar_pl.errors import nearest, require
-from cifar_pl.evaluation import gallery
+from cifar_pl.evaluation import cases, gallery
 from cifar_pl.evaluation.gradcam import METHODS
-from cifar_pl.evaluation.predictions import ORDERS, SPLITS, select
+from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.inference import saved
 from cifar_pl.reporting import figures, page
 from cifar_pl.runs import files, rundir
@@ -48,25 +48,24 @@ def main() -> None:
         predictions["val"] = run.said
     if split == "val" and run.tested:
         predictions["test"] = run.predictions("test", data)
-    cases = select(predictions[split], ask.number, not ask.correct, ask.by, ask.seed, pair)
+    chosen = cases.select(predictions[split], ask.number, not ask.correct, ask.by, ask.seed, pair)
     what = f"{'correctly classified' if ask.correct else 'misclassified'} {SPLITS[split]} images"
-    require(cases, f"There are no {what}{' of this pair' if pair else ''} in epoch {run.epoch} of {run.directory}.")
+    require(chosen, f"There are no {what}{' of this pair' if pair else ''} in epoch {run.epoch} of {run.directory}.")
     layers = ask.layers or list((run.cfg.callbacks.get("misclassified") or {}).get("layers", ["layer3"]))
-    images = data.pixels(split, [case.index for case in cases])
+    images = data.pixels(split, [case.index for case in chosen])
     order = {"confidence": "most confident", "loss": "highest loss", "random": f"random, seed {ask.seed}"}[ask.by]
-    title = f"{len(cases)} {what}, {order}, epoch {run.epoch}"
-    shown = gallery.explain(run.network, split, cases, images, run.classes, title, layers, ask.method, run.device)
+    title = f"{len(chosen)} {what}, {order}, epoch {run.epoch}"
+    shown = gallery.explain(run.network, split, chosen, images, run.classes, title, layers, ask.method, run.device)
 
     by = f"random{ask.seed}" if ask.by == "random" else ask.by
     which = [f"epoch{run.epoch}", split, "correct" if ask.correct else "wrong", *(ask.pair or ()), by, str(ask.number)]
     out = ask.out or run.directory / "explained" / "-".join([*which, *layers, ask.method])
-    figure = figures.explained(shown)
+    figure = figures.gallery(shown)
     if data.test_selected:
         figures.warn(figure)
     files.write(out / "gallery.png", figures.png(figure))
-    files.write_csv(out / "gallery.csv", gallery.COLUMNS, gallery.as_rows(cases, run.classes))
-    where, selected = out / rundir.PAGE, data.test_selected
-    page.write(run.directory, where, run.facts, predictions, run.classes, data.pixels, shown, selected)
+    files.write_csv(out / "gallery.csv", cases.COLUMNS, cases.rows(shown.cases, run.classes))
+    page.write(run.directory, out / rundir.PAGE, run.facts, predictions, data, shown)
     log.info("%s: %s", out, title)
 
 
@@ -77,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--number", type=int, default=25, help="images, at most (default 25)")
     parser.add_argument("--layers", nargs="+", help="one column each, such as layer2 layer3; default: the run's own")
     parser.add_argument("--method", choices=list(METHODS), default="gradcam")
-    parser.add_argument("--by", choices=ORDERS, default="confidence", help="which first (default: confidence)")
+    parser.add_argument("--by", choices=cases.ORDERS, default="confidence", help="which first (default: confidence)")
     parser.add_argument("--seed", type=int, default=0, help="of --by random")
     parser.add_argument("--pair", nargs=2, metavar=("TRUE", "PREDICTED"), help="only images of this pair of classes")
     parser.add_argument("--correct", action="store_true", help="images that were classified correctly")

@@ -19,7 +19,8 @@ from cifar_pl.cli import command
 from cifar_pl.data.pictures import File, collect, fit_square, load
 from cifar_pl.errors import require
 from cifar_pl.evaluation.gradcam import heat_maps
-from cifar_pl.evaluation.predictions import Predictions, interval
+from cifar_pl.evaluation.metrics import interval
+from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.inference import saved
 from cifar_pl.inference.saved import Saved
 from cifar_pl.machine import hardware
@@ -132,7 +133,7 @@ def _score(files: Sequence[File], logits: torch.Tensor, classes: Sequence[str]) 
     label = torch.tensor([classes.index(str(files[n].label)) for n in rows])
     known = Predictions(logits[rows], label, torch.tensor(rows))
     counts = known.confusion(len(classes))
-    low, high = interval(known.accuracy(), len(rows))
+    low, high = interval(int(counts.trace()), len(rows))
     log.info("%d of %d images right: %.2f %%", np.trace(counts), len(rows), 100 * known.accuracy())
     log.info("95 %% interval: %.2f to %.2f %%. True class down, predicted class across:", 100 * low, 100 * high)
     width = max(5, *(len(name) + 1 for name in classes))

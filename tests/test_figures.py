@@ -2,12 +2,15 @@
 
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cifar_pl.evaluation.cases import Case
+from cifar_pl.evaluation.gallery import Gallery
 from cifar_pl.reporting import figures
 
 RNG = np.random.default_rng(0)
@@ -15,6 +18,12 @@ RNG = np.random.default_rng(0)
 
 def pixels(n: int, size: int = 8) -> np.ndarray:
     return RNG.integers(0, 256, (n, size, size, 3), np.uint8)
+
+
+def gallery(number: int, layers: list[str], classes: list[str]) -> Gallery:
+    cases = [Case(n, 1, 0, 1, 0.1, 0.8, 0.1, 2.3) for n in range(number)]
+    maps = RNG.random((len(layers), number, 2, 8, 8)).astype(np.float16)
+    return Gallery("title", "val", classes, cases, pixels(number), "gradcam", layers, maps)
 
 
 def texts(figure: Figure) -> set[str]:
@@ -31,8 +40,9 @@ def test_the_confusion_matrix_shows_every_count() -> None:
 def test_a_name_with_dollars_is_no_mathematics() -> None:
     figure = figures.confusion_matrix(np.eye(2, dtype=int), ["$_$", "b"], "title")
     assert figures.png(figure)
-    maps = {"layer3": (np.zeros((1, 8, 8), np.float32),) * 2}
-    assert figures.png(figures.gallery(pixels(1), maps, [("image 0", "said $_$", "is $^$")], "t"))
+    assert figures.png(figures.gallery(gallery(1, ["layer3"], ["$_$", "$^$"])))
+    lines = {"$_$": np.ones((2, 2)), "$^$": np.ones((2, 2))}
+    assert figures.png(figures.comparison(lines, "epoch", "accuracy"))
 
 
 def test_svgs_share_no_id_and_take_the_pages_colours() -> None:
@@ -51,10 +61,9 @@ def test_svgs_share_no_id_and_take_the_pages_colours() -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 25])
 def test_the_gallery_has_three_tiles_per_image_and_layer(number: int) -> None:
-    maps = {layer: (RNG.random((number, 8, 8), np.float32),) * 2 for layer in ("layer3", "layer4")}
-    figure = figures.gallery(pixels(number), maps, [(f"image {n}", f"said {n}", f"is {n}") for n in range(number)], "t")
+    figure = figures.gallery(gallery(number, ["layer3", "layer4"], ["cat", "dog"]))
     assert sum(len(ax.images) for ax in figure.axes) == 5 * number
-    assert texts(figure) >= {f"image {n}" for n in range(number)} | {f"is {n}\nlayer4" for n in range(number)}
+    assert texts(figure) >= {f"image {n}" for n in range(number)} | {"said cat 80%\nlayer3", "is dog 10%\nlayer4"}
 
 
 def test_curves_leave_gaps_where_there_was_no_validation() -> None:
@@ -63,6 +72,23 @@ def test_curves_leave_gaps_where_there_was_no_validation() -> None:
     lines = {line.get_label(): line for line in figures.curves(rows).axes[1].lines}
     assert list(lines["train"].get_xdata()) == [1, 2, 3, 4, 5]
     assert list(lines["val"].get_xdata()) == [1, 3, 5]
+
+
+def test_a_gallery_comes_back_from_its_file(tmp_path: Path) -> None:
+    shown = gallery(3, ["layer3", "layer4"], ["cat", "dog"])
+    (tmp_path / "gallery.npz").write_bytes(shown.npz())
+    again = Gallery.load(tmp_path / "gallery.npz")
+    for name, value in again._asdict().items():
+        np.testing.assert_array_equal(value, getattr(shown, name))
+    assert again.cases == shown.cases
+
+
+def test_ten_lines_of_a_comparison_have_colours_and_names() -> None:
+    lines = {f"line {n}": np.array([[1.0, n, 0.1], [2.0, n, 0.1]]) for n in range(13)}
+    figure = figures.comparison(lines, "rate", "accuracy", log=True)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [*(f"line {n}" for n in range(10)), "3 others"]
+    assert [line.get_color() for line in figure.axes[0].containers[12].get_children()[:1]] == ["0.75"]
 
 
 def test_a_cold_heat_map_leaves_the_image_grey_and_a_hot_one_colours_it() -> None:

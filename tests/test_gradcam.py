@@ -66,7 +66,7 @@ def test_closed_form_for_layer4(small_resnet: nn.Module) -> None:
 @pytest.mark.parametrize("layer", ["layer3", "layer4"])
 def test_maps_equal_those_of_pytorch_grad_cam(small_resnet: nn.Module, method: str, layer: str) -> None:
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    theirs = getattr(pytorch_grad_cam, METHODS[method])(small_resnet, [getattr(small_resnet, layer)])
+    theirs = getattr(pytorch_grad_cam, METHODS[method][1])(small_resnet, [getattr(small_resnet, layer)])
     expected = theirs(images, [ClassifierOutputTarget(c) for c in (2, 5, 7)])
     ours = heat_maps(small_resnet, [layer], images, torch.tensor([2, 5, 7]), "cpu", method)[0]
     np.testing.assert_allclose(ours, expected, atol=1e-5)

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,11 @@ import torch
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from cifar_pl.data.datamodule import DataModule
+from cifar_pl.data.images import Images, Source
+from cifar_pl.evaluation.cases import Case, select
 from cifar_pl.evaluation.gallery import Gallery
-from cifar_pl.evaluation.predictions import Predictions, select
+from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.reporting import figures, page
 from cifar_pl.runs import files
 
@@ -106,6 +109,7 @@ def test_nothing_is_cut_off_and_both_schemes_are_readable(opened: Page, width: i
 
 
 FACTS = {"status": "interrupted", "git": None}
+GREY = np.full((60, 8, 8, 3), 128, np.uint8)
 
 
 def small_run(directory: Path) -> Predictions:
@@ -115,55 +119,58 @@ def small_run(directory: Path) -> Predictions:
     return Predictions(logits, torch.arange(60) % 3, torch.arange(60))
 
 
-def grey(split: str, index: list[int]) -> np.ndarray:
-    return np.full((len(index), 8, 8, 3), 128, np.uint8)
+def images(classes: Sequence[str] = "abc", pixels: np.ndarray = GREY, protocol: str = "honest") -> DataModule:
+    part = Images(pixels, np.arange(len(pixels)) % 3)
+    data = DataModule(lambda: Source(part, part, tuple(classes)), {}, val_size=9, batch_size=1, protocol=protocol)
+    data.load()
+    return data
+
+
+def gallery(cases: list[Case], pixels: np.ndarray, classes: Sequence[str] = "abc", title: str = "", layer: str = "l"):
+    maps = np.random.default_rng(0).random((1, len(cases), 2, *pixels.shape[1:3]), np.float32).astype(np.float16)
+    return Gallery(title, "val", classes, cases, pixels[: len(cases)], "gradcam", [layer], maps)
 
 
 def test_names_from_outside_are_text_and_never_code(tmp_path: Path) -> None:
     evil = "<script>alert(2)</script>"
-    said = small_run(tmp_path)
-    cases = select(said, 4)
-    maps = np.zeros((1, len(cases), 8, 8), np.float32)
-    shown = Gallery("val", evil, [evil, "b", "c"], cases, grey("val", [0] * len(cases)), "gradcam", [evil], maps, maps)
-    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": said}, [evil, "b", "c"], grey, shown)
+    predictions = small_run(tmp_path)
+    classes = [evil, "b", "c"]
+    shown = gallery(select(predictions, 4), GREY, classes, evil, evil)
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": predictions}, images(classes), shown)
     text = (tmp_path / "report.html").read_text()
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(2)" in text
 
 
 def test_an_unfinished_runs_page_says_what_was_not_read(tmp_path: Path) -> None:
-    said = small_run(tmp_path)
-    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": said}, "abc", grey)
+    predictions = small_run(tmp_path)
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": predictions}, images())
     text = (tmp_path / "report.html").read_text()
     assert "These weights were not tested" in text
     assert "interrupted" in text
     assert "test-selected" not in text
-    page.write(tmp_path, tmp_path / "report.html", FACTS, {"test": said}, "abc", grey, test_selected=True)
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"test": predictions}, images(protocol="published"))
     text = (tmp_path / "report.html").read_text()
     assert 'class="warn">test-selected' in text
     assert "right, test-selected</title>" in text
-    page.write(tmp_path, tmp_path / "report.html", FACTS, {"test": said}, "abc", grey)
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"test": predictions}, images())
     assert "not the weights that the run tested" in (tmp_path / "report.html").read_text()
 
 
 def test_photographs_do_not_make_the_page_large(tmp_path: Path) -> None:
-    said = small_run(tmp_path)
-    photograph = np.asarray(
-        Image.open(Path(sklearn.datasets.__file__).parent / "images/china.jpg").crop((0, 0, 224, 224))
-    )
-    many = np.stack([photograph] * 25)
-    maps = np.random.default_rng(0).random((1, 25, 224, 224), np.float32)
-    cases = select(said, 25)
-    shown = Gallery("val", "", "abc", cases, many[: len(cases)], "gradcam", ["layer3"], maps, maps)
+    predictions = small_run(tmp_path)
+    photograph = Image.open(Path(sklearn.datasets.__file__).parent / "images/china.jpg").crop((0, 0, 224, 224))
+    many = np.stack([np.asarray(photograph)] * 60)
+    shown = gallery(select(predictions, 25), many)
     files.write(tmp_path / "figures/augmentations.png", figures.png(figures.augmentations(many[:8], [many[:8]] * 8)))
-    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": said}, "abc", lambda _, i: many[: len(i)], shown)
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": predictions}, images(pixels=many), shown)
     assert (tmp_path / "report.html").stat().st_size < MOST
 
 
 def test_a_page_without_any_predictions_still_opens(tmp_path: Path) -> None:
     small_run(tmp_path)
-    page.write(tmp_path, tmp_path / "report.html", FACTS, {}, "abc", grey)
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {}, images())
     assert "No predictions were kept" in (tmp_path / "report.html").read_text()
-    nothing = Predictions(torch.full((6, 3), torch.nan), torch.arange(6) % 3, torch.arange(6))
-    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": nothing, "test": nothing}, "abc", grey)  # diverged
+    diverged = Predictions(torch.full((6, 3), torch.nan), torch.arange(6) % 3, torch.arange(6))
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": diverged, "test": diverged}, images())
     assert "n/a" in (tmp_path / "report.html").read_text()

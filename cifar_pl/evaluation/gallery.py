@@ -1,43 +1,55 @@
-"""Images with what the network said of them and where it looked."""
+"""Images with their predictions and heat maps: `misclassified.npz`, from which every picture of them is made."""
 
+import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from cifar_pl.evaluation.cases import Case
 from cifar_pl.evaluation.gradcam import heat_maps
-from cifar_pl.evaluation.predictions import Case
-
-COLUMNS = ("index", "true", "predicted", "p_true", "p_predicted", "loss")
 
 
 class Gallery(NamedTuple):
-    """Some images of one split, explained.
+    """N images of one split and their explanation.
 
     Attributes:
-        split: `val` or `test`.
         title: What they are.
+        split: `val` or `test`.
         classes: Names of the classes.
-        cases: N of them.
+        cases: N cases.
         images: uint8 (N, H, W, 3).
-        method: Of the heat maps, as in `gradcam.METHODS`.
-        layers: L names.
-        predicted: Heat maps for the predicted class, float32 (L, N, H, W) in [0, 1].
-        other: The same for each case's other class.
+        method: Method of the heat maps, one of `gradcam.METHODS`.
+        layers: Names of L layers.
+        maps: Heat maps for the predicted class and for each case's other class: float16 (L, N, 2, H, W) in [0, 1].
     """
 
-    split: str
     title: str
+    split: str
     classes: Sequence[str]
     cases: Sequence[Case]
     images: NDArray[np.uint8]
     method: str
     layers: Sequence[str]
-    predicted: NDArray[np.float32]
-    other: NDArray[np.float32]
+    maps: NDArray[np.float16]
+
+    def npz(self) -> bytes:
+        """The content of a file for `load`."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **self._asdict())
+        return buffer.getvalue()
+
+    @classmethod
+    def load(cls, path: Path) -> "Gallery":
+        """Read what `npz` wrote."""
+        with np.load(path) as file:
+            part = {name: file[name] if name in ("images", "maps") else file[name].tolist() for name in cls._fields}
+        part["cases"] = [Case(*map(int, row[:4]), *row[4:]) for row in part["cases"]]
+        return cls(**part)
 
 
 def explain(
@@ -51,19 +63,9 @@ def explain(
     method: str = "gradcam",
     device: torch.device | str = "cpu",
 ) -> Gallery:
-    """A gallery of `cases`, whose `images` are uint8 (N, H, W, 3); see `gradcam.heat_maps`.
-
-    Raises:
-        UserError: there is no such layer or method.
-    """
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-    predicted, other = (
-        heat_maps(network, layers, pixels, torch.tensor(of), device, method)
-        for of in ([case.predicted for case in cases], [case.other for case in cases])
-    )
-    return Gallery(split, title, classes, cases, images, method, layers, predicted, other)
-
-
-def as_rows(cases: Sequence[Case], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The cases with the names of their classes, for a table with `COLUMNS`."""
-    return [{**case._asdict(), "true": classes[case.true], "predicted": classes[case.predicted]} for case in cases]
+    """Put together a gallery of `cases`, whose `images` are uint8 (N, H, W, 3); see `gradcam.heat_maps`."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).repeat_interleave(2, dim=0)
+    explained = torch.tensor([(case.predicted, case.other) for case in cases]).flatten()
+    maps = heat_maps(network, layers, pixels, explained, device, method)
+    maps = maps.reshape(len(layers), len(cases), 2, *maps.shape[2:])
+    return Gallery(title, split, classes, cases, images, method, layers, maps.astype(np.float16))

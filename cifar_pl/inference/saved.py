@@ -135,7 +135,7 @@ def find(name: str) -> Saved:
             facts = {key: value for key, value in facts.items() if key not in ("test", "val", "calibration")}
         network = checkpoints.into(network, content, checkpoint)
         said, epoch = content.get("predictions", {}).get("val"), int(content["epoch"]) + 1
-        predictions = Predictions(**said).checked() if said else None
+        predictions = Predictions(**said).validated() if said else None
         accelerator = hardware.accelerator("auto")
         network = network.to(memory_format=hardware.memory_format(accelerator))
         computed = facts.get("hardware", {}).get("precision") or known.get("precision")

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,35 +23,31 @@ COLUMNS = ("status", "configuration", "n", *ACCURACIES, "lr", "seconds", "runs",
 
 
 def write(out: Path, comparison: Comparison, how: str) -> None:
-    """Write `sweep.csv` and the self-contained page `sweep.html` into `out`; `how` is the command that made it all."""
+    """Write `sweep.csv` and the self-contained page `sweep.html` into `out`; `how` is the command that made them."""
     files.write_csv(out / TABLE, COLUMNS, _rows(comparison, out))
-    name = SPLITS[comparison.judge]
-    families, lines = _families(comparison), _curves(comparison)
-    charts = {}
+    judge, families, charts = SPLITS[comparison.judge], _families(comparison), {}
     if any(len(points) > 1 for points in families.values()):
-        charts["rates"] = figures.rates(families, f"{name} accuracy, %")
-    if lines:
-        charts["curves"] = figures.overlaid(lines, "validation accuracy, %")
-    files.write(
-        out / PAGE,
-        page.render(
-            "sweep.html",
-            name=out.resolve().name,
-            c=comparison,
-            judge=name,
-            splits=SPLITS,
-            charts={key: figures.svg(figure, key) for key, figure in charts.items()},
-            versions=sorted({_code(run) for run in comparison.runs}),
-            place=lambda run: os.path.relpath(run.directory, out),
-            link=lambda run: "./" + quote(os.path.relpath(run.directory / rundir.PAGE, out)),
-            exists=lambda run: (run.directory / rundir.PAGE).is_file(),
-            how=how,
-        ),
+        charts["rates"] = figures.comparison(families, "learning rate", f"{judge} accuracy, %", log=True)
+    if curves := _curves(comparison):
+        charts["curves"] = figures.comparison(curves, "epoch", "validation accuracy, %")
+    text = page.render(
+        "sweep.html",
+        name=out.resolve().name,
+        c=comparison,
+        judge=judge,
+        splits=SPLITS,
+        charts={key: figures.svg(figure, key) for key, figure in charts.items()},
+        versions=sorted({_code(run) for run in comparison.runs}),
+        place=lambda run: os.path.relpath(run.directory, out),
+        link=lambda run: "./" + quote(os.path.relpath(run.directory / rundir.PAGE, out)),
+        exists=lambda run: (run.directory / rundir.PAGE).is_file(),
+        how=how,
     )
+    files.write(out / PAGE, text)
 
 
 def shell(*arguments: str) -> str:
-    """A command of Python's, as a shell takes it."""
+    """A Python command, quoted for a shell."""
     return shlex.join(["python", *arguments])
 
 
@@ -83,8 +78,8 @@ def _rows(comparison: Comparison, out: Path) -> list[dict[str, Any]]:
     for one in comparison.configurations:
         row: dict[str, Any] = {"status": "finished", "configuration": one.name, "n": len(one.runs)}
         for split in SPLITS:
-            if known := one.spread(split):
-                row |= {f"{split}_acc_{f}": getattr(known, f) for f in (FIGURES if known.n > 1 else FIGURES[:1])}
+            if spread := one.spread(split):
+                row |= {f"{split}_acc_{f}": getattr(spread, f) for f in (FIGURES if spread.n > 1 else FIGURES[:1])}
         runs = " ".join(os.path.relpath(run.directory, out) for run in one.runs.values())
         rows.append({**row, "lr": one.lr, "seconds": one.seconds, "runs": runs})
     for run in comparison.others:
@@ -99,25 +94,26 @@ def _percent(spread: Spread | None) -> str:
     return f"{100 * spread.mean:.2f}" + (f" ± {100 * spread.std:.2f}" if spread.n > 1 else "")
 
 
-def _families(comparison: Comparison) -> Mapping[str, list[tuple[float, float, float]]]:
-    """Configurations that differ in the rate alone: of each the rate, mean and deviation of the judge's accuracy, %."""
+def _families(comparison: Comparison) -> dict[str, NDArray[np.float64]]:
+    """Configurations that differ only in the rate: rate, mean and deviation (%) of the accuracy that ranks them."""
     families: dict[str, list[tuple[float, float, float]]] = {}
     for one in comparison.configurations:
         name = " ".join(o for o in one.overrides if key_of(o) != "optimizer.lr") or "all"
-        known = comparison.judged(one)
-        families.setdefault(name, []).append((one.lr, 100 * known.mean, 100 * np.nan_to_num(known.std)))
-    return {name: sorted(points) for name, points in families.items()}
+        accuracy = comparison.judged(one)
+        point = (one.lr, 100 * accuracy.mean, 100 * float(np.nan_to_num(accuracy.std)))
+        families.setdefault(name, []).append(point)
+    return {name: np.array(sorted(points)) for name, points in families.items()}
 
 
 def _curves(comparison: Comparison) -> dict[str, NDArray[np.float64]]:
-    """Of each configuration that has one, the mean validation accuracy after each epoch, %."""
+    """Epoch and mean validation accuracy (%) of each configuration that has one."""
     lines = {}
     for one in comparison.configurations:
         values = [[100 * row.get("val/acc", np.nan) for row in run.metrics] for run in one.runs.values()]
-        epochs = min(map(len, values))
-        mean = np.mean([v[:epochs] for v in values], axis=0)
-        if np.isfinite(mean).any():
-            lines[one.name + (" (test-selected)" if one.test_selected else "")] = mean
+        mean = np.mean([v[: min(map(len, values))] for v in values], axis=0)
+        points = np.column_stack([1 + np.arange(len(mean)), mean])[np.isfinite(mean)]
+        if len(points):
+            lines[one.name + (" (test-selected)" if one.test_selected else "")] = points
     return lines
 
 

@@ -27,6 +27,7 @@ RANGE_TEST = "lr_finder.csv"
 FIRST_STEPS = "first_steps.json"
 LR_FIGURE = "figures/lr_finder.png"
 PREDICTIONS = {"test": "predictions.npz", "val": "predictions_val.npz"}
+GALLERY = "misclassified.npz"
 PAGE = "report.html"
 STUDY = "study.db"  # of a search, in the sweep's directory
 BEST = "checkpoints/best.ckpt"

@@ -19,7 +19,9 @@ from cifar_pl.config import checks, parts, resume
 from cifar_pl.config.build import build
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import Pruned
-from cifar_pl.evaluation import calibration, predictions
+from cifar_pl.evaluation import calibration
+from cifar_pl.evaluation.gallery import Gallery
+from cifar_pl.evaluation.metrics import scores
 from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.machine import hardware, processes
 from cifar_pl.reporting import page
@@ -144,10 +146,9 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
             "hardware": computer,
         }
         files.write_json(run_dir / rundir.SUMMARY, summarized)
-        gallery = next((c.gallery for c in callbacks if isinstance(c, Misclassified)), None)
         try:
-            out, classes, selected = run_dir / rundir.PAGE, data.load().classes, data.test_selected
-            page.write(run_dir, out, summarized, kept, classes, data.pixels, gallery, selected)
+            explained = Gallery.load(path) if (path := run_dir / rundir.GALLERY).exists() else None
+            page.write(run_dir, run_dir / rundir.PAGE, summarized, kept, data, explained)
         except Exception:
             log.exception("The page could not be made; everything else is there.")
         log.info("\n%s\n", summary.table(summarized, run_dir))
@@ -159,11 +160,11 @@ def _results(
 ) -> dict[str, Any]:
     """What the test measured, and how far the probabilities can be trusted."""
     classes, names = data.load().classes, ("loss", "acc", *(["acc_tta"] if cfg.tta == "flip" else []))
-    scores = predictions.scores(kept["test"].confusion(len(classes)), classes)
+    by_class = scores(kept["test"].confusion(len(classes)), classes)
     return {
         "test": {
             **{name: float(metrics[f"test/{name}"]) for name in names},
-            "acc_per_class": {score.name: score.recall for score in scores},
+            "acc_per_class": {score.name: score.recall for score in by_class},
         },
         "calibration": calibration.summary(kept),
     }

@@ -1,6 +1,5 @@
 """The run's pictures, as files and in TensorBoard, and the numbers that compare runs there."""
 
-import io
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.evaluation import calibration
-from cifar_pl.evaluation.predictions import SPLITS, scores
+from cifar_pl.evaluation.metrics import scores
+from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.reporting import figures
 from cifar_pl.runs import files, rundir
 from cifar_pl.training.callbacks.epoch_log import EpochLog
@@ -85,9 +85,7 @@ class Dashboard(Callback):
             return
         classes = pl_module.hparams["classes"]
         for split, predictions in pl_module.predictions.items():
-            buffer = io.BytesIO()
-            np.savez(buffer, **{name: value.numpy() for name, value in predictions._asdict().items()})
-            files.write(self._run_dir / rundir.PREDICTIONS[split], buffer.getvalue())
+            files.write(self._run_dir / rundir.PREDICTIONS[split], predictions.npz())
             title = f"{SPLITS[split]}: {predictions.accuracy():.2%} of {len(predictions.label)} images right"
             figure = figures.confusion_matrix(predictions.confusion(len(classes)), classes, title)
             publish(trainer, self._run_dir, f"confusion_matrix_{split}", figure)

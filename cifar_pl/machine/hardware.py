@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import platform
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,112 +18,110 @@ from cifar_pl.errors import require
 
 log = logging.getLogger(__name__)
 
-OLDER = "pip install torch torchvision --index-url https://download.pytorch.org/whl/cu126"  # for older drivers and GPUs
-QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of how many, such as of docker run --cpus
-NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidia0")
-PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+CPU_INFO = Path("/proc/cpuinfo")
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds per period, such as of docker run --cpus
+NVIDIA_FILES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"))
+OLDER_CUDA = "pip install torch torchvision --index-url https://download.pytorch.org/whl/cu126"
+PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # ours, Lightning's
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def accelerator(name: str, gpu: int = 0) -> str:
-    """Torch's name of the device that Lightning's `auto`, `gpu`, `cuda`, `mps` or `cpu` means here.
+    """Torch's device type for Lightning's `auto`, `gpu`, `cuda`, `mps` or `cpu`.
 
-    `auto` that ends on the CPU though there is an NVIDIA GPU says so, once.
-
-    Raises:
-        UserError: `gpu` or `cuda` without one, or this torch has no code for the GPU with this number.
+    Warns once if `auto` ends on the CPU although there is an NVIDIA GPU. Refuses `gpu` and `cuda` without one, and
+    a GPU of this number that this torch has no code for.
     """
     if name in ("auto", "gpu", "cuda"):
         mps = name != "cuda" and torch.backends.mps.is_available()
         found = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
         if found == "cpu":
-            unused = _why_not_cuda() if nvidia() else ""
-            require(name == "auto", f"trainer.accelerator={name}: {unused or 'there is no GPU. Take trainer=cpu.'}")
-            if unused:
-                _warn(f"!! On the CPU: {unused}")
+            require(name == "auto" or nvidia(), f"trainer.accelerator={name}: there is no GPU. Take trainer=cpu.")
+            cuda = torch.version.cuda
+            reason = f"the driver is too old for its CUDA {cuda}, or broken" if cuda else "it is built without CUDA"
+            unused = (
+                f"there is an NVIDIA GPU, but this torch {torch.__version__} cannot use it: {reason}. Update "
+                f"the driver, or install a build that fits it (https://pytorch.org/get-started): {OLDER_CUDA}"
+            )
+            require(name == "auto", f"trainer.accelerator={name}: {unused}")
+            if nvidia():
+                _warn_once(f"!! On the CPU: {unused}")
         name = found
     if name == "cuda":
-        least = min((_capability(arch) for arch in torch.cuda.get_arch_list() if "sm_" in arch), default=(0, 0))
-        have = torch.cuda.get_device_capability(gpu)
+        # sm_75 is (7, 5), sm_120 is (12, 0), sm_90a is (9, 0)
+        built = [divmod(int(n), 10) for n in re.findall(r"\bsm_(\d+)", " ".join(torch.cuda.get_arch_list()))]
+        oldest, this = min(built, default=(0, 0)), torch.cuda.get_device_capability(gpu)
         require(
-            have >= least,
-            f"{torch.cuda.get_device_name(gpu)} has compute capability {have[0]}.{have[1]}, and this torch "
-            f"{torch.__version__} has code from {least[0]}.{least[1]} on. Take a build that has it, {OLDER}, or "
-            "trainer=cpu.",
+            this >= oldest,
+            f"{torch.cuda.get_device_name(gpu)} has compute capability {this[0]}.{this[1]}, but torch "
+            f"{torch.__version__} supports {oldest[0]}.{oldest[1]} and later. Install an older build, {OLDER_CUDA}, "
+            "or take trainer=cpu.",
         )
     return name
 
 
 def nvidia() -> bool:
-    """Whether there is an NVIDIA GPU that nobody hid from us, be torch able to use it or not."""
+    """Whether there is an NVIDIA GPU that CUDA_VISIBLE_DEVICES does not hide, even if torch cannot use it."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return not hidden and (any(Path(path).exists() for path in NVIDIA) or shutil.which("nvidia-smi") is not None)
+    return not hidden and (any(path.exists() for path in NVIDIA_FILES) or shutil.which("nvidia-smi") is not None)
 
 
 @cache
-def _warn(text: str) -> None:
+def _warn_once(text: str) -> None:
     log.warning("%s", text)
 
 
-def _why_not_cuda() -> str:
-    cuda = torch.version.cuda
-    reason = f"the driver is too old for its CUDA {cuda}, or broken" if cuda else "it is built without CUDA"
-    return (
-        f"there is an NVIDIA GPU, but this torch {torch.__version__} cannot use it: {reason}. Renew the driver, or "
-        f"take a build that fits it (https://pytorch.org/get-started): {OLDER}"
-    )
+def native(accelerator: str, gpu: int = 0) -> list[str]:
+    """The precisions that a device (`cpu`, `cuda`, `mps`) has in hardware, the one to prefer first.
 
-
-def _capability(arch: str) -> tuple[int, int]:
-    """sm_75 is (7, 5), sm_120 is (12, 0), sm_90a is (9, 0)."""
-    return divmod(int("".join(filter(str.isdigit, arch))), 10)
+    Emulated bf16 is 44 to 499 times slower than float32 on a CPU (pytorch#146508).
+    """
+    if accelerator == "cuda":
+        capability = torch.cuda.get_device_capability(gpu)
+        bf16 = ["bf16"] if torch.version.hip or capability >= (8, 0) else []
+        tensor_cores = capability >= (7, 0)
+        return [*bf16, "fp16", "float32"] if tensor_cores else [*bf16, "float32", "fp16"]
+    if accelerator == "mps":
+        return ["float32", "bf16"]
+    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch has none
+    return [*(["bf16"] if any(map(able.get, ("avx512_bf16", "amx_bf16", "bf16"))) else []), "float32"]
 
 
 def precision(name: str, accelerator: str, gpu: int = 0) -> str:
-    """Lightning's name for `auto`, `float32`, `bf16` or `fp16` on an accelerator (`cpu`, `cuda`, `mps`).
-
-    `auto` is bf16 where the processor multiplies bf16 itself, else fp16 on GPUs with tensor cores, else float32;
-    weights and the optimizer stay float32 in any case.
-
-    Raises:
-        UserError: an unknown name, or one that cannot be had here.
-    """
+    """Lightning's name for `auto`, `float32`, `bf16` or `fp16`; weights and optimizer are float32 in any case."""
+    possible = native(accelerator, gpu)
     require(name in ("auto", *PRECISIONS), f"precision={name}: it must be one of auto, {', '.join(PRECISIONS)}.")
-    if name == "auto":
-        tensor_cores = accelerator == "cuda" and torch.cuda.get_device_capability(gpu) >= (7, 0)
-        name = "bf16" if _native_bf16(accelerator, gpu) else "fp16" if tensor_cores else "float32"
-    reason = _lacking(name, accelerator, gpu)
-    require(not reason, f"precision={name}: {reason}. Take precision=auto.")
-    return PRECISIONS[name]
+    require(
+        name in ("auto", *possible),
+        f"precision={name}: this device ({accelerator}) has no {name}, only {' and '.join(possible)}. "
+        "Take precision=auto.",
+    )
+    return PRECISIONS[possible[0] if name == "auto" else name]
 
 
 def dtype(recorded: object, name: str, accelerator: str) -> torch.dtype:
-    """What a trained network computes in, by autocast: as its run did, or float32 where that cannot be had, and told.
+    """The autocast type of a trained network: its run's, or float32, with a warning, if this device does not have it.
 
     Args:
-        recorded: Lightning's name, as the run recorded it; where it recorded none, its `precision` counts.
-        name: The run's `precision`.
-        accelerator: Where the network is now.
+        recorded: Lightning's name of the precision in the run's summary, None if there is none.
+        name: The run's `precision`, for such a run.
+        accelerator: The device type now.
     """
     name = next((key for key, value in PRECISIONS.items() if value == recorded), name)
-    reason = _lacking(name, accelerator)
-    if reason:
-        log.warning("!! The run computed in %s, but %s. Here it is float32.", name, reason)
-    return DTYPES["32-true" if reason else precision(name, accelerator)]
+    if name not in ("auto", *native(accelerator)):
+        log.warning("!! The run computed in %s, and this device (%s) has none. Here it is float32.", name, accelerator)
+        name = "float32"
+    return DTYPES[precision(name, accelerator)]
 
 
 def memory_format(accelerator: str) -> torch.memory_format:
-    """How networks and images lie in memory there."""
-    # Batch norm's backward pass was wrong in channels_last there, or crashed, up to torch 2.12 (pytorch#175189).
+    """The memory format of networks and images."""
+    # On MPS, batch norm's backward pass was wrong in channels_last, or crashed, up to torch 2.12 (pytorch#175189).
     return torch.contiguous_format if accelerator == "mps" else torch.channels_last
 
 
 def keep_memory() -> None:
-    """Let glibc keep freed memory instead of giving it back, for the kernel would clear it again at every step.
-
-    A step frees and takes the same hundreds of megabytes; `benchmarks/throughput.py` measures what the page
-    faults cost. Elsewhere than on glibc nothing happens.
-    """
+    """Let glibc keep freed memory, which the kernel would clear again at every step; see `benchmarks/throughput.py`."""
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks from the heap too
@@ -130,34 +129,30 @@ def keep_memory() -> None:
 
 
 def cores() -> int:
-    """The cores this process may use; fewer than the machine has, in a container, under a scheduler or torchrun."""
+    """The cores that this process may use, by affinity, a container's quota, and its share under torchrun."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # no container's quota, or "max"
-        quota, period = map(int, QUOTA.read_text().split())
+    with suppress(OSError, ValueError):  # no file, or the quota is "max"
+        quota, period = map(int, CPU_QUOTA.read_text().split())
         count = min(count, quota // period)
     return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls each of the GPUs that this process may use."""
+    """The name in CUDA_VISIBLE_DEVICES of each GPU that this process may use."""
     count = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",")[:count] if named else [str(n) for n in range(count)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[:count] if visible else [str(n) for n in range(count)]
 
 
 def describe(gpu: int = 0) -> dict[str, str | int]:
-    """Processor, cores, torch threads; where there is a GPU, that with this number, and CUDA's versions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    models = [
-        line.partition(":")[2].strip()
-        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else [])
-        if line.startswith("model name")
-    ]
+    """Processor, cores and torch threads; the GPU with this number and CUDA's versions, if there is one."""
+    info = CPU_INFO.read_text() if CPU_INFO.exists() else ""
+    model = re.search(r"^model name\s*: *(.+)", info, re.MULTILINE)
     facts: dict[str, str | int] = {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cpu": model[1].strip() if model else platform.processor() or platform.machine(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
-        "bf16": str(_native_bf16("cpu")).lower(),
+        "bf16": str("bf16" in native("cpu")).lower(),
     }
     if torch.cuda.is_available():
         facts |= {
@@ -171,25 +166,7 @@ def describe(gpu: int = 0) -> dict[str, str | int]:
 
 
 def named(facts: Mapping[str, Any]) -> str:
-    """In a few words what of `describe`'s machine computed; with `accelerator` among its facts."""
-    where = facts.get("accelerator")
-    cpu = f"{facts['cpu']}, {facts['cores']} cores"
-    return str(facts["gpu"]) if where == "cuda" else f"{cpu}, MPS" if where == "mps" else cpu
-
-
-def _lacking(name: str, accelerator: str, gpu: int = 0) -> str:
-    """Why a precision cannot be had there; empty where it can."""
-    if name == "fp16" and accelerator != "cuda":
-        return "fp16 is for NVIDIA GPUs"
-    if name != "bf16" or accelerator == "mps" or _native_bf16(accelerator, gpu):
-        return ""
-    if accelerator == "cuda":
-        return "this GPU has no bf16, only fp16"
-    return "this processor has no bf16, and emulating it is 44 to 499 times slower than float32 (pytorch#146508)"
-
-
-def _native_bf16(accelerator: str, gpu: int = 0) -> bool:
-    if accelerator == "cuda":
-        return bool(torch.version.hip) or torch.cuda.get_device_capability(gpu) >= (8, 0)
-    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch: float32
-    return accelerator == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    """The device that computed in a few words, from what `describe` returns and its `accelerator`."""
+    if facts.get("accelerator") == "cuda":
+        return str(facts["gpu"])
+    return f"{facts['cpu']}, {facts['cores']} cores{', MPS' if facts.get('accelerator') == 'mps' else ''}"

@@ -1,4 +1,4 @@
-"""The processes of one run: how many were started, and which of them this is.
+"""The processes of one run: their number, and the rank of this one.
 
 Read from what torchrun, SLURM's srun and Lightning's own launcher set, as Lightning reads it; without torch,
 so that a command line can be refused before it is imported.
@@ -8,12 +8,12 @@ import os
 from types import FrameType
 from typing import Any
 
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun's, that of Lightning's own processes, srun's
-INTERACTIVE = ("bash", "interactive")  # SLURM jobs of these names start nothing: Lightning does
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # set by torchrun, Lightning's launcher, srun
+INTERACTIVE = ("bash", "interactive")  # Lightning starts the processes itself in SLURM jobs of these names
 
 
 def started() -> int:
-    """How many processes were started for this run; 1 where Lightning is yet to start the others."""
+    """The number of processes that were started for this run; 1 if Lightning will start the others."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     by_srun = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in INTERACTIVE
@@ -21,7 +21,7 @@ def started() -> int:
 
 
 def misstarted() -> str:
-    """Why Lightning would not get on with the tasks that SLURM was asked for, and what to type; empty where it does."""
+    """Why Lightning cannot use the tasks that SLURM was asked for, and what to type; empty if it can."""
     tasks = started()
     if tasks == 1 or "WORLD_SIZE" in os.environ or "SLURM_NTASKS" not in os.environ:
         return ""
@@ -29,25 +29,24 @@ def misstarted() -> str:
         return f"SLURM was asked for {tasks} tasks, and this is one process: put srun before python, or ask for one."
     if "SLURM_NTASKS_PER_NODE" not in os.environ:
         return (
-            f"srun started {tasks} tasks without saying how many each machine has: give --ntasks-per-node, as many as "
+            f"srun started {tasks} tasks without the number per machine: give --ntasks-per-node, as many as "
             "trainer.devices, in place of --ntasks (-n), and --nodes, as many as trainer.num_nodes."
         )
     return ""
 
 
 def each_ends_itself(trainer: Any) -> None:
-    """Let a SIGTERM end each process of this Lightning trainer by its own handler; each gets one.
+    """Let each process of this Lightning trainer handle its own SIGTERM.
 
-    Lightning's handler would tell the others by a broadcast, which meets whatever they are about to exchange and hangs;
-    and to hear of it all processes make one in every training step, for which a GPU waits (Lightning#21487).
+    Lightning's handler would tell the others by a broadcast, which collides with other collective operations and
+    hangs; and to hear of it, all processes synchronise in every training step, for which a GPU waits (Lightning#21487).
     """
     connector = trainer._signal_connector
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        if (
-            trainer.strategy.launcher is not None and not connector.received_sigterm
-        ):  # torchrun and srun do it by themselves
-            trainer.strategy.launcher.kill(number)
+        launcher = trainer.strategy.launcher  # None under torchrun and srun, which signal every process
+        if launcher is not None and not connector.received_sigterm:
+            launcher.kill(number)
         connector.received_sigterm = True
 
     connector._sigterm_notifier_fn = pass_on
@@ -55,7 +54,7 @@ def each_ends_itself(trainer: Any) -> None:
 
 
 def slurm_job() -> str:
-    """What `scontrol` calls this SLURM job, `7`, or `7_2` in an array; empty elsewhere."""
+    """This SLURM job's name for `scontrol`, `7`, or `7_2` in an array; empty elsewhere."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 

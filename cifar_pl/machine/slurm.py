@@ -1,4 +1,4 @@
-"""What a sweep asks SLURM: whether its jobs are over, and whether there are GPUs to ask for."""
+"""What a sweep asks SLURM: whether its jobs have ended, and whether there are GPUs to ask for."""
 
 import shutil
 import subprocess
@@ -6,35 +6,34 @@ from threading import Lock
 
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
-# Of squeue. Every other state may still lead to a result: SUSPENDED, CONFIGURING, and what was put back into the queue.
-OVER = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT"}
-FORGOTTEN = "COMPLETED"  # SLURM lists a job for some minutes after its end
-EVERY = 60  # seconds, at most, between two looks; more often where the last job was submitted a moment ago
+# squeue's states; a job in any other, such as SUSPENDED, CONFIGURING or requeued, may still give a result.
+DONE = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT"}
+UNLISTED = "COMPLETED"  # SLURM lists a job for some minutes after its end
+INTERVAL = 60  # seconds at most between two queries; less if a job was submitted a moment ago
 
 
 class Queue(SlurmInfoWatcher):
-    """Asks `squeue` once for all jobs. submitit asks `sacct`, which knows nothing where no accounting is kept."""
+    """Asks `squeue` once for all jobs. submitit asks `sacct`, which knows nothing without accounting."""
 
     def __init__(self) -> None:
-        """Nothing is known yet."""
-        super().__init__(EVERY)
+        super().__init__(INTERVAL)
         self._asking, self._asked = Lock(), set[str]()
 
     def update(self) -> None:
-        """Ask; a job that is submitted meanwhile by another thread is not taken for one that is gone."""
+        """Query the queue; a job that another thread submits meanwhile does not count as missing from it."""
         with self._asking:
             self._asked = self._registered - self._finished
             super().update()
 
     def is_done(self, job_id: str, mode: str = "standard") -> bool:
-        """Whether nothing more comes of a job."""
-        return self.get_state(job_id, mode) in OVER
+        """Whether a job has ended."""
+        return self.get_state(job_id, mode) in DONE
 
     def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
         """The state of every job that was asked for, from squeue's lines."""
         text = string if isinstance(string, str) else string.decode()
         listed = dict(line.split("|") for line in text.split())
-        return {job: {"State": listed.get(job, FORGOTTEN)} for job in self._asked}
+        return {job: {"State": listed.get(job, UNLISTED)} for job in self._asked}
 
     def _make_command(self) -> list[str] | None:
         command = ["squeue", "--me", "--noheader", "--states=all", "--format=%i|%T"]
@@ -42,13 +41,13 @@ class Queue(SlurmInfoWatcher):
 
 
 def watch() -> None:
-    """Let submitit ask the queue, from now on."""
+    """Let submitit ask the queue from now on."""
     if not isinstance(SlurmJob.watcher, Queue):
         SlurmJob.watcher = Queue()
 
 
 def gpus(accelerator: str, partition: str | None) -> int | None:
-    """How many GPUs a run asks for: none with `cpu`, nor where `partition` (None: the whole cluster) has none."""
+    """GPUs to ask for per run: None with `cpu`, or if `partition` (None: the cluster) has none."""
     if accelerator == "cpu":
         return None
     if shutil.which("sinfo") is None:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from cifar_pl.cli import command
 from cifar_pl.config import parts, schema
@@ -36,7 +36,7 @@ def main() -> None:
         record: dict[str, Any] = files.read_json(file)
         cfg = schema.of_run(directory)
         for part in (cfg.model, cfg.classifier, cfg.trainer):
-            schema.allow(OmegaConf.to_container(part), *schema.targets())
+            schema.allow(part, *schema.targets())
         before, facts, lr = [float(loss) for loss in record["losses"]], dict(record["on"]), float(record["lr"])
     except UserError:
         raise

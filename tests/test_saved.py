@@ -93,7 +93,7 @@ def test_a_config_has_nothing_built_but_networks_and_sources(own_run: Path, targ
     OmegaConf.update(cfg, f"{where}.image_size", [{"deep": {"_target_": target, "command": "false"}}], force_add=True)
     OmegaConf.save(cfg, own_run / "config.yaml")
     with pytest.raises(
-        UserError, match=rf"names {target}; it may only name|more than a plain value for \['image_size'\]"
+        UserError, match=rf"names {target}, which could run any program|more than a plain value for \['image_size'\]"
     ):
         saved.find(str(own_run)).data()
 

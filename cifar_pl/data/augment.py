@@ -1,8 +1,8 @@
 """Random changes of a training image: albumentations, seeded per image and epoch.
 
-albumentations' own seeding repeats itself in every worker and, with one seed, draws the same numbers
-in each transform of a pipeline. Here one generator per (seed, epoch, image) feeds them all, so what
-happens to an image does not depend on workers, processes, order, or an interruption.
+albumentations' own seeding repeats itself in every worker and, with one seed, draws the same numbers in each
+transform. Here one generator per (seed, epoch, image) serves all of them, so that an image's changes do not
+depend on workers, processes, order, or an interruption.
 """
 
 import random
@@ -17,14 +17,14 @@ from pydantic import Field, PositiveInt
 
 from cifar_pl.errors import checked, complete
 
-cv2.setNumThreads(0)  # OpenCV's threads would fight with torch's, and with those of other workers
+cv2.setNumThreads(0)  # OpenCV's threads would compete with torch's, and with those of other workers
 
 # A transform, or a function that waits for the training images' mean colour.
 Transform: TypeAlias = A.BasicTransform | Callable[..., A.BasicTransform]
 
 
 class Augment:
-    """A pipeline over named transforms, in their order; a None is left out."""
+    """A pipeline of named transforms, in their order."""
 
     def __init__(
         self,
@@ -37,11 +37,11 @@ class Augment:
         """Build the pipeline.
 
         Args:
-            transforms: Albumentations transforms, or functions that take `fill` and return one.
+            transforms: Albumentations transforms, or functions that take `fill` and return one; None is skipped.
             mean: Mean colour of the training images, three numbers in [0, 1].
-            seed: Of the run, 0 or more.
-            start_scale: In (0, 1]. What the pipeline returns is shrunk by it, by area, in the first epochs.
-            start_epochs: How many epochs those are.
+            seed: The run's seed.
+            start_scale: The pipeline's output is shrunk by this factor, by area, in the first epochs.
+            start_epochs: Number of those epochs.
         """
         fill = [round(255 * value) for value in mean]
         steps = [
@@ -53,7 +53,7 @@ class Augment:
         self._seed, self._start_scale, self._start_epochs = seed, start_scale, start_epochs
 
     def __call__(self, image: NDArray[np.uint8], epoch: int, index: int) -> NDArray[np.uint8]:
-        """What (seed, epoch, index) makes of an image: uint8 (H, W, 3) in, uint8 (H', W', 3) out."""
+        """The image as (seed, epoch, index) change it: uint8 (H, W, 3) in, uint8 (H', W', 3) out."""
         rng = np.random.default_rng((self._seed, epoch, index))
         self._pipeline.set_random_state(rng, random.Random(int(rng.integers(1 << 62))))  # noqa: S311
         out: NDArray[np.uint8] = self._pipeline(image=image)["image"]
@@ -98,27 +98,23 @@ def cutout(
 
 
 class ClippedCutout(A.ImageOnlyTransform):  # type: ignore[misc]  # it ships no types
-    """Square holes around uniformly drawn pixels, clipped at the border: `border` of `cutout`."""
+    """Square holes around uniformly drawn pixels, clipped at the border; `half` as in `half_clipped` of `cutout`."""
 
     def __init__(self, hole: int, number: int, half: bool, fill: Sequence[float], p: float) -> None:
-        """Take what `cutout` has checked."""
         super().__init__(p=p)
         self._hole, self._number, self._half, self._fill = hole, number, half, fill
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """The holes as (top, bottom, left, right)."""
-        height, width = params["shape"][:2]
-        centres = self.random_generator.integers((height, width), size=(self._number, 2)).tolist()
-        return {"holes": [(*self._span(y, height), *self._span(x, width)) for y, x in centres]}
+        """The upper left corners, possibly outside of the image."""
+        centres = self.random_generator.integers(params["shape"][:2], size=(self._number, 2))
+        return {"corners": centres - self._hole // 2}
 
-    def apply(self, img: NDArray[np.uint8], holes: list[tuple[int, int, int, int]], **_: Any) -> NDArray[np.uint8]:
+    def apply(self, img: NDArray[np.uint8], corners: NDArray[np.int64], **_: Any) -> NDArray[np.uint8]:
         """Fill the holes."""
         out = img.copy()
-        for top, bottom, left, right in holes:
+        for corner in corners:
+            inside = np.maximum(corner, 0)
+            top, left = inside
+            bottom, right = (inside if self._half else corner) + self._hole
             out[top:bottom, left:right] = self._fill
         return out
-
-    def _span(self, centre: int, side: int) -> tuple[int, int]:
-        first = centre - self._hole // 2
-        start = max(first, 0)
-        return start, min((start if self._half else first) + self._hole, side)

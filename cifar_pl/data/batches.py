@@ -25,10 +25,10 @@ class Batch(NamedTuple):
 
     image: torch.Tensor
     label: torch.Tensor
-    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs
+    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """From a worker, the image alone as a tensor: for each one the main process has to open shared memory."""
+        """Pickle the image alone as a tensor: the main process opens shared memory for each tensor of a worker."""
         return _received, (self.image, self.label.numpy(), self.index.numpy())
 
 
@@ -37,30 +37,26 @@ def _received(image: torch.Tensor, label: NDArray[np.int64], index: NDArray[np.i
 
 
 class EpochSampler(Sampler[Key]):
-    """Rows of one split as (epoch, row), so that workers need no other word of the epoch.
+    """Rows of one split as (epoch, row), so that workers need not be told the epoch.
 
-    The order of an epoch depends on `(seed, epoch)` alone. Of several processes each gets every `world_size`-th row, so
-    that a step of all of them together has the images that one process would have given it. Where the rows are
-    shuffled, to train on, shares have the same length; otherwise every row is in one, and one may be a row
-    longer than another. Lightning calls `set_epoch`.
+    The order depends on `(seed, epoch)` alone; without a seed, it is that of `rows`. Each process gets every
+    `world_size`-th row, so that a step of all processes has the images that one process would have given it.
+    Shuffled shares have the same length; otherwise every row is in one, and one may be a row longer than another.
     """
 
     def __init__(self, rows: NDArray[np.int64], seed: int | None, rank: int = 0, world_size: int = 1) -> None:
-        """Sample `rows`, shuffled by `seed`, or as they are where it is None."""
         self._rows, self._seed, self._rank, self._world_size = rows, seed, rank, world_size
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, counted from 0, that the next iteration hands out."""
+        """Choose the epoch, from 0, of the next iteration. Lightning calls it."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """The number of images this process gets in an epoch."""
         n = len(self._rows)
         return n // self._world_size if self._seed is not None else len(range(self._rank, n, self._world_size))
 
     def __iter__(self) -> Iterator[Key]:
-        """The epoch's (epoch, row) pairs."""
         rows = self._rows
         if self._seed is not None:
             rows = np.random.default_rng((self._seed, self._epoch)).permutation(rows)
@@ -69,18 +65,16 @@ class EpochSampler(Sampler[Key]):
 
 
 class ImageDataset(Dataset[Batch]):
-    """Images by (epoch, row), a batch at a time; augmented where there is an `augment`."""
+    """Batches of images by their keys, augmented if there is an `augment`."""
 
     def __init__(self, images: Images, augment: Augment | None = None) -> None:
-        """Serve `images`."""
         self.images, self.augment = images, augment
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.images)
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """The images with these keys as one batch; torch's loader asks for whole batches where it can."""
+        """One batch; torch's loader calls it instead of `__getitem__`."""
         rows = np.array([row for _, row in keys])
         pixels = self.images.pixels[rows]
         if self.augment is not None:

@@ -38,15 +38,8 @@ def cifar10(
 ) -> Source:
     """CIFAR-10's 50,000 training and 10,000 test images, 32x32.
 
-    Looks in `root` for the extracted folder, then for the archive, which is not extracted, and downloads it if
-    there is neither. No file is unpickled unless its md5 is right.
-
-    Args:
-        root: The directory with `cifar-10-batches-py` or `cifar-10-python.tar.gz`.
-        image_size: Must be 32; `image_folder` resizes.
-        mirrors: URLs of the archive, tried in this order.
-        timeout: Seconds without a byte, or below `min_speed`, after which an attempt ends.
-        min_speed: Bytes per second.
+    Looks in `root` for the extracted folder, then for the archive, and else downloads that from the first mirror
+    that works, see `download`. No file is unpickled unless its md5 is right.
     """
     require(image_size == 32, f"data.image_size={image_size}: CIFAR-10 has 32; data=image_folder resizes.")
     place = Path(root) / FOLDER

@@ -27,14 +27,9 @@ Std = Annotated[Sequence[Scale], Field(min_length=3, max_length=3)]
 
 
 class DataModule(LightningDataModule):
-    """Training, validation and test batches of one source.
+    """Training, validation and test batches of one source."""
 
-    Attributes:
-        accelerator: The device of the batches (`cpu`, `cuda`, `mps`) while there is no trainer to ask.
-        test_selected: The test images stand in for the validation.
-    """
-
-    accelerator = "cpu"
+    accelerator = "cpu"  # of the batches while there is no trainer to ask: cpu, cuda, mps
 
     @checked
     def __init__(
@@ -54,27 +49,18 @@ class DataModule(LightningDataModule):
         fold: NonNegativeInt | None = None,
         folds: Annotated[int, Field(ge=2)] = 5,
     ) -> None:
-        """Store the settings; `load` reads the images.
+        """Settings as in `conf/config.yaml`; `load` reads the images.
 
-        Args:
-            source: Returns the images.
-            augment: Named random transforms of training images.
-            val_size: How many training images to hold out, stratified; 0 for none.
-            batch_size: Images per step, shared by all processes. A training epoch drops its incomplete last batch.
-            num_workers: Loader processes for training. `auto`: none on a CPU, because augmentation takes 2 % of
-                the time and training has the cores anyway; with a GPU one per core, up to 8.
-            split_seed: Seed of the validation split. Separate from `seed`, so that all seeds are evaluated on the
-                same images.
-            seed: The run's seed: order and augmentation.
-            start_scale: Training images are shrunk by this factor in the first epochs.
-            start_epochs: Number of those epochs.
-            mean: Mean of each channel, for the network's normalisation and the fill of augmentation's holes;
-                given together with `std`, or both are measured on the training images.
-            std: Standard deviation of each channel.
-            protocol: `honest`, or `published`: all training images are trained on, and the test images stand in
-                for the validation, so that whatever is selected is selected on them.
-            fold: Hold out this one of `folds` stratified parts, counted from 0, instead of `val_size` images.
-            folds: Number of parts.
+        `val_size` images, or one of `folds` stratified parts (`fold`, from 0), are held out by `split_seed`. It is
+        separate from `seed`, so that all seeds are evaluated on the same images. With the protocol `published` all
+        training images are trained on, and the test images stand in for the validation.
+
+        `batch_size` images are shared by all processes; a training epoch drops its incomplete last batch. In the
+        first `start_epochs` training images are shrunk by `start_scale`. `mean` and `std` of each channel, for the
+        network's normalisation and the fill of cutout's holes, are those of the training images if None.
+
+        `num_workers` load training images. `auto`: none on a CPU, because augmentation takes 2 % of the time and
+        training has the cores anyway; with a GPU one per core, up to 8.
         """
         super().__init__()
         require((mean is None) == (std is None), f"data.mean={mean}, data.std={std}: give both, or null for both.")

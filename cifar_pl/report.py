@@ -9,8 +9,8 @@ from cifar_pl.cli import command
 from cifar_pl.errors import require
 from cifar_pl.reporting import comparison_page
 from cifar_pl.reporting.comparison_page import PAGE, TABLE
-from cifar_pl.runs import compare
 from cifar_pl.runs.compare import Comparison
+from cifar_pl.runs.record import list_runs
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def main() -> None:
     wanted = parser.parse_args()
     require(wanted.out or len(wanted.directories) == 1, "Several directories: say with --out DIR where the page goes.")
     out = wanted.out or wanted.directories[0]
-    comparison = Comparison(compare.find(wanted.directories))
+    comparison = Comparison(list_runs(wanted.directories))
     comparison_page.write(out, comparison, comparison_page.shell("-m", "cifar_pl.report", *sys.argv[1:]))
     sys.stdout.write(comparison_page.text(comparison) + "\n")
     log.info("Look at: %s", out / PAGE)

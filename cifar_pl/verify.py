@@ -29,7 +29,7 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m cifar_pl.verify", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="a run directory, or latest")
-    directory = rundir.find(parser.parse_args().run)
+    directory = rundir.find_run(parser.parse_args().run)
     file = directory / rundir.FIRST_STEPS
     require(file.is_file(), f"{file} is missing: the run ended in its first steps, or is older than this command.")
     try:

@@ -15,7 +15,7 @@ from torch import nn
 from cifar_pl.data.images import Source
 from cifar_pl.errors import UserError
 from cifar_pl.runs import checkpoints, files
-from cifar_pl.runs.checkpoints import WholeFiles, read
+from cifar_pl.runs.checkpoints import AtomicCheckpoints, load, load_network
 from cifar_pl.training.callbacks import Last
 from tests.test_classifier import loaded, make
 from tests.test_sources import Payload
@@ -34,9 +34,9 @@ def little_room() -> Iterator[None]:
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    WholeFiles().save_checkpoint({"a": torch.zeros(3)}, path)
+    AtomicCheckpoints().save_checkpoint({"a": torch.zeros(3)}, path)
     with little_room(), pytest.raises(UserError, match=r"last\.ckpt could not be written: \[Errno 27\] File too large"):
-        WholeFiles().save_checkpoint({"a": torch.ones(1_000_000)}, path)
+        AtomicCheckpoints().save_checkpoint({"a": torch.ones(1_000_000)}, path)
     assert torch.load(path, weights_only=True)["a"].tolist() == [0, 0, 0]
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -51,14 +51,14 @@ class Interrupted(io.BytesIO):
 def test_ctrl_c_while_a_checkpoint_is_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "atomic", lambda path: nullcontext(Interrupted()))
     with pytest.raises(KeyboardInterrupt):
-        WholeFiles().save_checkpoint({"a": torch.zeros(1_000)}, tmp_path / "last.ckpt")
+        AtomicCheckpoints().save_checkpoint({"a": torch.zeros(1_000)}, tmp_path / "last.ckpt")
 
 
 def test_reading_gives_a_copy_with_the_weights_and_leaves_the_network(tmp_path: Path) -> None:
     network, other = nn.Linear(2, 2), nn.Linear(2, 2)
     before = network.weight.clone()
     torch.save({"state_dict": {f"network.{k}": v for k, v in other.state_dict().items()}}, tmp_path / "c.ckpt")
-    _, loaded = read(tmp_path / "c.ckpt", network)
+    loaded = load_network(tmp_path / "c.ckpt", load(tmp_path / "c.ckpt"), network)
     assert torch.equal(loaded.weight, other.weight)
     assert torch.equal(network.weight, before)
 
@@ -66,7 +66,7 @@ def test_reading_gives_a_copy_with_the_weights_and_leaves_the_network(tmp_path: 
 def test_code_in_a_checkpoint_never_runs(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "callbacks": Payload(tmp_path / "owned")}, tmp_path / "c.ckpt")
     with pytest.raises(UserError, match=r"c\.ckpt cannot be used"):
-        read(tmp_path / "c.ckpt", nn.Linear(2, 2))
+        load(tmp_path / "c.ckpt")
     assert not (tmp_path / "owned").exists()
 
 
@@ -83,7 +83,7 @@ def fit(tmp_path: Path, network: nn.Module, source: Source, every: float, *more:
     run = Trainer(
         accelerator="cpu",
         max_epochs=6,
-        plugins=[WholeFiles()],
+        plugins=[AtomicCheckpoints()],
         callbacks=[Judged(), *more, *kept],
         logger=False,
         enable_progress_bar=False,
@@ -177,7 +177,7 @@ def test_a_full_disk_in_a_run_that_ends_anyway_adds_a_line(
 
 
 def test_what_is_removed_before_it_is_written_never_appears(tmp_path: Path) -> None:
-    files = WholeFiles()
+    files = AtomicCheckpoints()
     files.holds = True
     files.save_checkpoint({"state_dict": {}}, tmp_path / "best-1.ckpt")
     files.remove_checkpoint(tmp_path / "best-1.ckpt")

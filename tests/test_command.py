@@ -165,12 +165,12 @@ def test_latest_is_the_newest_run_wherever_it_is(tmp_path: Path, monkeypatch: py
         run = Path(name)
         run.mkdir(parents=True)
         (run / "config.yaml").write_text("")
-        assert run != (rundir.find("latest") if age else None)
+        assert run != (rundir.find_run("latest") if age else None)
         (run / "status.json").write_text("{}")
         os.utime(run / "status.json", (age, age))
-        assert rundir.find("latest") == run
+        assert rundir.find_run("latest") == run
     os.utime("outputs/four/status.json", (9, 9))
-    assert rundir.find("latest") == Path("outputs/four")
+    assert rundir.find_run("latest") == Path("outputs/four")
 
 
 @pytest.mark.parametrize(("share", "of", "epochs"), [(0.7, 90, 63), (0.58, 50, 29), (0.25, 16, 4), (0.25, 3, 0)])

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from cifar_pl.errors import UserError
-from cifar_pl.runs import compare, rundir
+from cifar_pl.runs import rundir
 from cifar_pl.runs.compare import Comparison, spread
+from cifar_pl.runs.record import list_runs
 from tests.conftest import Make
 
 
@@ -27,7 +28,7 @@ def test_runs_group_by_what_ran_not_by_what_was_typed(make: Make, tmp_path: Path
     make("1-b", "optimizer.lr=0.1", "seed=1", val=0.92)  # the default, typed
     make("2-c", "optimizer.lr=0.2", "seed=0", val=0.97)
     make("10-d", "optimizer.lr=0.2", "seed=1", val=0.95)
-    found = Comparison(compare.find([tmp_path]))
+    found = Comparison(list_runs([tmp_path]))
     assert [run.directory.name for run in found.runs] == ["0-a", "1-b", "2-c", "10-d"]
     assert [one.name for one in found.configurations] == ["optimizer.lr=0.2", "defaults"]
     assert [sorted(one.runs) for one in found.configurations] == [[(0, None), (1, None)]] * 2
@@ -40,7 +41,7 @@ def test_runs_group_by_what_ran_not_by_what_was_typed(make: Make, tmp_path: Path
 def test_folds_repeat_a_configuration_as_seeds_do(make: Make, tmp_path: Path) -> None:
     for fold in range(3):
         make(f"{fold}-x", f"data.fold={fold}", "scheduler=plateau", val=0.9 + fold / 100, fold=fold)
-    (only,) = Comparison(compare.find([tmp_path])).configurations
+    (only,) = Comparison(list_runs([tmp_path])).configurations
     assert len(only.runs) == 3
     assert only.overrides == ("scheduler=plateau",)
 
@@ -48,7 +49,7 @@ def test_folds_repeat_a_configuration_as_seeds_do(make: Make, tmp_path: Path) ->
 def test_the_same_seed_again_counts_once(make: Make, tmp_path: Path) -> None:
     for name in ("0-first", "1-again"):
         make(name, "seed=3", val=0.9)
-    (only,) = Comparison(compare.find([tmp_path])).configurations
+    (only,) = Comparison(list_runs([tmp_path])).configurations
     assert len(only.runs) == 1
 
 
@@ -61,7 +62,7 @@ def test_the_best_two_are_told_apart_by_their_pairs(make: Make, tmp_path: Path, 
         low = 0.5 + 0.1 * seed  # seeds differ far more than the two do: only pairs can tell
         make(f"a{seed}", f"seed={seed}", "scheduler=good", val=low + gap, test=low)
         make(f"b{seed}", f"seed={seed}", "scheduler=less", val=low, test=low)
-    found = Comparison(compare.find([tmp_path]))
+    found = Comparison(list_runs([tmp_path]))
     assert found.differences["val"].mean == pytest.approx(sum(gaps) / len(gaps))
     assert found.differences["test"].mean == 0
     assert ("are distinguishable" in found.verdict) == told
@@ -71,7 +72,7 @@ def test_the_best_two_are_told_apart_by_their_pairs(make: Make, tmp_path: Path, 
 def test_without_two_seeds_in_common_nothing_is_distinguishable(make: Make, tmp_path: Path) -> None:
     for name, seed, val in (("a", 0, 0.9), ("a", 1, 0.91), ("b", 1, 0.2), ("b", 2, 0.2)):
         make(f"{name}{seed}", f"seed={seed}", f"scheduler={name}", val=val)
-    found = Comparison(compare.find([tmp_path]))
+    found = Comparison(list_runs([tmp_path]))
     assert not found.differences
     assert "fewer than two seeds" in found.verdict
 
@@ -79,14 +80,14 @@ def test_without_two_seeds_in_common_nothing_is_distinguishable(make: Make, tmp_
 def test_validation_orders_and_the_test_set_only_where_nothing_else_can(make: Make, tmp_path: Path) -> None:
     make("a", "scheduler=a", val=0.9, test=0.1)
     make("b", "scheduler=b", val=0.8, test=0.9)
-    found = Comparison(compare.find([tmp_path]))
+    found = Comparison(list_runs([tmp_path]))
     assert (found.judge, found.configurations[0].name) == ("val", "scheduler=a")
     make("c", "scheduler=c", val=None, test=0.5)
-    found = Comparison(compare.find([tmp_path]))
+    found = Comparison(list_runs([tmp_path]))
     assert (found.judge, found.configurations[0].name) == ("test", "scheduler=b")
     assert not found.test_selected
     make("d", "scheduler=d", val=0.95, test=0.95, test_selected=True)
-    found = Comparison(compare.find([tmp_path]))
+    found = Comparison(list_runs([tmp_path]))
     assert found.test_selected
     assert found.configurations[0].spread("val") is None
 
@@ -95,7 +96,7 @@ def test_what_has_no_result_is_named_with_its_reason(make: Make, tmp_path: Path)
     make("0-good", "seed=0", val=0.9)
     make("1-bad", "seed=1", status="failed")
     make("2-dead", "seed=2", status="running")
-    found = Comparison(compare.find([tmp_path]))
+    found = Comparison(list_runs([tmp_path]))
     assert [(run.directory.name, run.status) for run in found.others] == [("1-bad", "failed"), ("2-dead", "killed")]
 
 
@@ -107,22 +108,22 @@ def test_a_run_that_goes_on_is_not_killed(tmp_path: Path) -> None:
 
 def test_nothing_to_compare(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run"):
-        compare.find([tmp_path])
+        list_runs([tmp_path])
     with pytest.raises(UserError, match="no such directory"):
-        compare.find([tmp_path / "nowhere"])
+        list_runs([tmp_path / "nowhere"])
 
 
 def test_a_fold_repeats_folds_and_not_runs_without(make: Make, tmp_path: Path) -> None:
     make("a", "seed=0", val=0.9)
     make("b", "data.fold=0", val=0.9, fold=0)
-    assert len(Comparison(compare.find([tmp_path])).configurations) == 2
+    assert len(Comparison(list_runs([tmp_path])).configurations) == 2
 
 
 def test_loggers_make_no_other_configuration_and_equal_names_are_told_apart(make: Make, tmp_path: Path) -> None:
     make("a", "seed=0", val=0.9, logger={})
     make("b", "seed=1", val=0.9, logger={"tensorboard": {"save_dir": "x"}})
     make("c", "seed=0", val=0.8, momentum=0.8)  # a default that changed
-    found = Comparison(compare.find([tmp_path])).configurations
+    found = Comparison(list_runs([tmp_path])).configurations
     assert [(one.name, len(one.runs)) for one in found] == [("defaults", 2), ("(as c)", 1)]
 
 
@@ -130,7 +131,7 @@ def test_loggers_make_no_other_configuration_and_equal_names_are_told_apart(make
 def test_a_damaged_run_is_a_row_and_no_end(make: Make, tmp_path: Path, file: str) -> None:
     make("a", val=0.9)
     (make("b", val=0.9) / file).write_text("{ [")
-    found = Comparison(compare.find([tmp_path]))
+    found = Comparison(list_runs([tmp_path]))
     assert [run.status for run in found.others] == ["unreadable"]
     assert found.others[0].error
     assert len(found.finished) == 1
@@ -143,4 +144,4 @@ def test_the_same_images_elsewhere_are_no_other_configuration(
     for seed, root in enumerate(("/here", "/there")):
         data = {"root": root, "source": {"_target_": f"cifar_pl.data.{source}", "root": root}}
         make(str(seed), f"seed={seed}", val=0.9, data=data)
-    assert len(Comparison(compare.find([tmp_path])).configurations) == configurations
+    assert len(Comparison(list_runs([tmp_path])).configurations) == configurations

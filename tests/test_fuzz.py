@@ -30,6 +30,7 @@ from cifar_pl.inference import saved
 from cifar_pl.models.resnet18 import resnet18
 from cifar_pl.reporting import comparison_page
 from cifar_pl.runs import checkpoints, compare, rundir, summary
+from cifar_pl.runs.record import list_runs
 from cifar_pl.sweeps import sweep
 from cifar_pl.training import experiment
 from cifar_pl.training.lr_finder import METHODS, Curve, choose, finite
@@ -156,7 +157,7 @@ def test_a_report_has_a_row_for_every_run_and_no_markup_of_its_names(
             if data.draw(st.booleans()):
                 file = run / data.draw(st.sampled_from([rundir.STATUS, rundir.SUMMARY, rundir.METRICS, rundir.CONFIG]))
                 file.write_bytes(data.draw(spoiled(file.read_bytes())))
-        comparison = compare.Comparison(compare.find([tmp_path / "sweep"]))
+        comparison = compare.Comparison(list_runs([tmp_path / "sweep"]))
         comparison_page.write(tmp_path, comparison, "how")
         assert len(comparison.finished) + len(comparison.others) == n
         assert comparison_page.text(comparison)

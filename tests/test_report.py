@@ -9,8 +9,8 @@ from playwright.sync_api import Browser
 
 from cifar_pl import report
 from cifar_pl.reporting import comparison_page
-from cifar_pl.runs import compare
 from cifar_pl.runs.compare import Comparison
+from cifar_pl.runs.record import list_runs
 from tests.conftest import Ask, Make
 
 
@@ -86,7 +86,7 @@ def test_the_page_is_whole_and_says_no_more_than_it_was_told(sweep: Path, ask: A
 def test_one_rate_needs_no_plot_over_rates(make: Make, tmp_path: Path) -> None:
     make("0-a", "scheduler=a", val=0.9)
     make("1-b", "scheduler=b", val=0.8)
-    comparison_page.write(tmp_path, Comparison(compare.find([tmp_path])), "how")
+    comparison_page.write(tmp_path, Comparison(list_runs([tmp_path])), "how")
     assert (tmp_path / "sweep.html").read_text().count("<svg") == 1
 
 
@@ -103,7 +103,7 @@ def test_several_directories_need_a_place_for_the_page(make: Make, tmp_path: Pat
 def test_a_table_by_accuracy_of_runs_that_followed_the_loss_says_so(make: Make, tmp_path: Path) -> None:
     for name, monitor in (("0-a", "val/loss"), ("1-b", "val/acc")):
         make(f"{name}/{monitor[4:]}", f"seed={name[0]}", val=0.9, monitor=monitor)
-        comparison = Comparison(compare.find([tmp_path / name]))
+        comparison = Comparison(list_runs([tmp_path / name]))
         comparison_page.write(tmp_path / name, comparison, "")
         for text in (comparison_page.text(comparison), (tmp_path / name / "sweep.html").read_text()):
             assert ("The runs went by val/loss" in text) == (monitor == "val/loss")

@@ -21,18 +21,20 @@ def test_each_run_at_the_same_time_has_its_gpu_and_its_share_of_the_cores(monkey
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     expected = [{"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6", "4", "6")]
-    assert slots.of(launcher, None) == expected
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots.of(launcher, 4) or []] == ["4", "6", "4", "6"]
+    assert slots.allocate(launcher, None) == expected
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots.allocate(launcher, 4) or []] == ["4", "6", "4", "6"]
     monkeypatch.setattr(hardware, "cores", lambda: 11)  # two runs per GPU would have fewer than three cores each
-    assert slots.of(launcher, None) == [{"OMP_NUM_THREADS": "5", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6")]
+    assert slots.allocate(launcher, None) == [
+        {"OMP_NUM_THREADS": "5", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6")
+    ]
     monkeypatch.setattr(hardware, "gpus", list)
     monkeypatch.setattr(hardware, "cores", lambda: 16)
-    assert slots.of(launcher, 3) == [{"OMP_NUM_THREADS": "5"}] * 3
+    assert slots.allocate(launcher, 3) == [{"OMP_NUM_THREADS": "5"}] * 3
     with pytest.raises(UserError, match="Say how many"):
-        slots.of(launcher, None)
+        slots.allocate(launcher, None)
     for wrong in (0, -1, "two", 1.5):
         with pytest.raises(UserError, match="whole number"):
-            slots.of(launcher, wrong)
+            slots.allocate(launcher, wrong)
 
 
 def test_all_work_is_done_no_more_at_once_than_there_are_slots() -> None:
@@ -50,7 +52,7 @@ def test_all_work_is_done_no_more_at_once_than_there_are_slots() -> None:
             now[0] -= 1
             mine[1] = False
 
-    slots.each([one] * 7, [{"n": "0"}, {"n": "1"}], lambda: True)
+    slots.run_all([one] * 7, [{"n": "0"}, {"n": "1"}], lambda: True)
     assert most[0] == 2
     assert len(used) == 7
 
@@ -74,6 +76,6 @@ def test_a_failure_stops_the_rest_after_what_was_begun_is_over() -> None:
         return True
 
     with pytest.raises(UserError, match="no"):
-        slots.each([slow, failing, *[slow] * 5], [{}, {}], interrupt)
+        slots.run_all([slow, failing, *[slow] * 5], [{}, {}], interrupt)
     assert told.is_set()
     assert len(done) < 6

@@ -26,7 +26,7 @@ from cifar_pl.cli import command
 from cifar_pl.sweeps import slots
 done = []
 assert command.job(lambda cfg: cfg.score, OmegaConf.create({"score": 0.5})) == 0.5
-assert command.run(lambda: slots.each([done.append] * 3, [{"n": "0"}, {"n": "1"}], lambda: True)) == 0
+assert command.run(lambda: slots.run_all([done.append] * 3, [{"n": "0"}, {"n": "1"}], lambda: True)) == 0
 assert len(done) == 3
 command.run(lambda: command._terminate(signal.SIGTERM, None))  # no requeue: it exits
 """

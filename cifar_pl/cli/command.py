@@ -170,7 +170,7 @@ def _alone(run_id: str, started: int) -> str:
 
 def _hydra_dir(run_dir: str) -> str | None:
     """Nowhere in further processes, for the first one writes, nor where a run is: this one will be refused."""
-    return None if processes.rank() or rundir.begun(Path(run_dir)) else ".hydra"
+    return None if processes.rank() or rundir.has_results(Path(run_dir)) else ".hydra"
 
 
 def _gpus(accelerator: str, partition: str | None) -> int | None:

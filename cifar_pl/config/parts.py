@@ -121,7 +121,7 @@ def trainer(
         precision=machine.precision,
         callbacks=callbacks,
         logger=logger,
-        plugins=[checkpoints.WholeFiles()],
+        plugins=[checkpoints.AtomicCheckpoints()],
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
         benchmark=benchmark(cfg, machine.accelerator),

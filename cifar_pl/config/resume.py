@@ -12,6 +12,7 @@ from cifar_pl.config import schema
 from cifar_pl.errors import require
 from cifar_pl.runs import rundir
 from cifar_pl.runs.overrides import key_of, merged, quoted
+from cifar_pl.runs.summary import read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def arguments(argv: list[str]) -> list[str]:
     expanded = NO_SUBDIR in argv  # Lightning starts further processes with our own line
     known = {"resume", *FREE} | (EXPANDED if expanded else set())
     others = [a for a in argv if key_of(a) not in known and not TARGET.search(a)]
-    directory = Path(run) if expanded else rundir.find(run)
+    directory = Path(run) if expanded else rundir.find_run(run)
     require(
         not others,
         f"resume={run}: a run continues with its own config, {directory / rundir.CONFIG}; only {' and '.join(FREE)} "
@@ -95,8 +96,6 @@ def config(asked: DictConfig, run_dir: Path) -> DictConfig:
 
     Its `resume` is null if the run has to start again, because it ended in its first epoch.
     """
-    from cifar_pl.runs.summary import read_metrics  # numpy, which --help does without
-
     cfg, task = schema.of_run(run_dir), HydraConfig.get().overrides.task
     again = {target for override in task for target in TARGET.findall(override)}
     hint = " If it is yours, type the override with its _target_ again."

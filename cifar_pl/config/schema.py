@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from cifar_pl.errors import UserError, reason, require
-from cifar_pl.runs import rundir
+from cifar_pl.errors import require
+from cifar_pl.runs import files, rundir
 from cifar_pl.runs.overrides import flat
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -38,10 +37,9 @@ def targets() -> set[str]:
 
 def of_run(directory: Path) -> DictConfig:
     """The config of the run in `directory`, as it is on disk."""
-    try:
-        return OmegaConf.create(rundir.read_config(directory))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{directory / rundir.CONFIG} cannot be read: {reason(error)}. It is damaged.") from error
+    config = rundir.read_config(directory)
+    with files.reading(directory / rundir.CONFIG):
+        return OmegaConf.create(config)
 
 
 def allow(node: Any, *targets: str, hint: str = "") -> None:

@@ -15,7 +15,7 @@ from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import UserError, complete, require
 from cifar_pl.evaluation.predictions import Predictions, with_mirror_images
 from cifar_pl.machine import hardware
-from cifar_pl.runs import checkpoints, files, rundir
+from cifar_pl.runs import checkpoints, record, rundir
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def find(name: str) -> Saved:
     path = Path(name)
     chosen = path.resolve() if path.is_file() else None
     lone = chosen is not None and not rundir.is_run(chosen.parent.parent)
-    directory = (chosen.parent if lone else chosen.parent.parent) if chosen else rundir.find(name)
+    directory = (chosen.parent if lone else chosen.parent.parent) if chosen else rundir.find_run(name)
     checkpoint = chosen or _tested(directory)
     require(
         checkpoint.is_file(), f"{directory}: it has no checkpoint; it kept none, or ended before its first epoch did."
@@ -127,13 +127,13 @@ def find(name: str) -> Saved:
         network = complete(build(cfg.model), "model", num_classes=len(classes), mean=[0.0] * 3, std=[1.0] * 3)
         facts: dict[str, Any] = {"status": "unknown", "hardware": {"precision": known.get("precision")}}
         if not lone:
-            facts = files.read_json(directory / rundir.STATUS)
-        tested = facts["status"] == "finished" and checkpoint == _tested(directory)
-        if facts["status"] == "finished":
-            facts = files.read_json(directory / rundir.SUMMARY)
+            run = record.read(directory)
+            require(run.status != "unreadable", f"{directory}: {run.error}")
+            facts = dict(run.summary or run.facts)
+        tested = "test" in facts and checkpoint == _tested(directory)
         if not tested:
             facts = {key: value for key, value in facts.items() if key not in ("test", "val", "calibration")}
-        network = checkpoints.into(network, content, checkpoint)
+        network = checkpoints.load_network(checkpoint, content, network)
         said, epoch = content.get("predictions", {}).get("val"), int(content["epoch"]) + 1
         predictions = Predictions(**said).validated() if said else None
         accelerator = hardware.accelerator("auto")

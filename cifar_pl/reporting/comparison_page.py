@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.reporting import figures, page
 from cifar_pl.runs import files, rundir
-from cifar_pl.runs.compare import Comparison, Run, Spread
+from cifar_pl.runs.compare import Comparison, Spread
 from cifar_pl.runs.overrides import key_of
+from cifar_pl.runs.record import Record
 
 TABLE, PAGE = "sweep.csv", "sweep.html"
 SHOWN = 20  # configurations in the table at the end; all of them are in the files
@@ -117,6 +118,6 @@ def _curves(comparison: Comparison) -> dict[str, NDArray[np.float64]]:
     return lines
 
 
-def _code(run: Run) -> str:
-    git = run.git
+def _code(run: Record) -> str:
+    git = run.facts.get("git")
     return git["commit"][:10] + (" with changes" if git["dirty"] else "") if git and git["commit"] else "unknown"

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all; read as plain values, so that no code in a file ever runs."""
+"""Checkpoints: written atomically, read as plain values, so that no code in a file ever runs."""
 
 import copy
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from cifar_pl.errors import UserError
 from cifar_pl.runs import files
 
 
-class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it.
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint with `files.atomic`.
 
-    Lightning writes it in the system's temporary directory; where that is another disk, a full disk or a
-    signal leaves half a file in place of the last good one.
+    Lightning writes it in the system's temporary directory; if that is another disk, a full disk or a signal leaves
+    half a file in place of the last good one.
 
     Attributes:
         holds: Keep copies on the CPU until `flush`, one for each path, in place of writing at once.
@@ -29,28 +29,24 @@ class WholeFiles(TorchCheckpointIO):
         self._held: dict[Path, dict[str, Any]] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Save to `path`.
-
-        Raises:
-            UserError: it could not be written; what was at `path` is still there.
-        """
+        """Save to `path`; if that fails, what was there before still is."""
         if self.holds:
-            now = tree_map_only(torch.Tensor, lambda value: value.to("cpu", copy=True), checkpoint)
-            self._held.pop(Path(path), None)  # behind what came since, so that files appear in the order of saving
-            self._held[Path(path)] = now
+            copied = tree_map_only(torch.Tensor, lambda value: value.to("cpu", copy=True), checkpoint)
+            self._held.pop(Path(path), None)  # so that files appear in the order of saving
+            self._held[Path(path)] = copied
         else:
             _write(checkpoint, Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove what is at `path`, and what would come there."""
+        """Remove the file, and the copy that waits to be written there."""
         self._held.pop(Path(path), None)
         super().remove_checkpoint(path)
 
     def flush(self) -> None:
-        """Write what is held; what a signal interrupts is held still.
+        """Write the copies. A signal leaves the rest for the next call; a full disk drops it.
 
         Raises:
-            UserError: as `save_checkpoint` does; nothing is held then.
+            UserError: a file could not be written.
         """
         while self._held:
             path, checkpoint = next(iter(self._held.items()))
@@ -74,11 +70,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint's plain values, on the CPU.
-
-    Raises:
-        UserError: the file is damaged, or holds more than plain values.
-    """
+    """A checkpoint's plain values, on the CPU; anything else in the file is refused."""
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
@@ -88,12 +80,8 @@ def load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def into(network: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> nn.Module:
-    """A copy of `network` with the weights of a checkpoint, which came from `path`; `network` stays as it is.
-
-    Raises:
-        UserError: it is of another network.
-    """
+def load_network(path: Path, checkpoint: Mapping[str, Any], network: nn.Module) -> nn.Module:
+    """A copy of `network` with the weights of `checkpoint`, which came from `path`; another network's are refused."""
     state = checkpoint["state_dict"]
     loaded = copy.deepcopy(network)
     try:
@@ -101,16 +89,6 @@ def into(network: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> nn.Mo
     except RuntimeError as error:
         raise _unusable(path, error) from error
     return loaded
-
-
-def read(path: Path, network: nn.Module) -> tuple[dict[str, Any], nn.Module]:
-    """`load`, then `into`.
-
-    Raises:
-        UserError: as they do.
-    """
-    checkpoint = load(path)
-    return checkpoint, into(network, checkpoint, path)
 
 
 def _unusable(path: Path, error: Exception) -> UserError:

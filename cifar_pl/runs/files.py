@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from cifar_pl.errors import UserError, require
+from cifar_pl.errors import UserError, reason, require
 
 PART = ".part"  # ends the name of a file that is being written
 
@@ -46,18 +46,24 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The mapping in a JSON file.
-
-    Raises:
-        UserError: it holds something else, or text that cannot be encoded.
-    """
-    try:
-        value = json.loads(path.read_text())
-        json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}. It is damaged.") from error
-    require(isinstance(value, dict), f"{path} cannot be read: it holds no mapping. It is damaged.")
+    """The mapping in a JSON file."""
+    with reading(path) as file:
+        value = json.load(file)
+        json.dumps(value, ensure_ascii=False).encode()  # refuses text that no file can hold
+        require(isinstance(value, dict), "it holds no mapping")
     return value
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[IO[str]]:
+    """The open text file; an error in reading its content becomes a `UserError` with its name."""
+    with path.open(encoding="utf-8", newline="") as file:
+        try:
+            yield file
+        except OSError:
+            raise
+        except Exception as error:
+            raise UserError(f"{path} cannot be read: {reason(error)}. It is damaged.") from error
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What may be watched, and in which direction it is better; the test set selects nothing."""
+"""What may be monitored, and whether more or less of it is better; the test set selects nothing."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -6,3 +6,4 @@ from typing import Literal
 Direction = Literal["min", "max"]
 MONITORS: Mapping[str, Direction] = {"val/acc": "max", "val/loss": "min"}
 FOLLOWED: Mapping[str, Direction] = {**MONITORS, "train/last_loss": "min"}  # by scheduler=plateau
+TEST_SELECTED = "test-selected"  # marks every result that the test images selected (protocol=published)

@@ -11,19 +11,19 @@ FILE = ".hydra/overrides.yaml"
 
 
 def of_run(directory: Path) -> list[str]:
-    """What was typed for the run in `directory`, without `resume`; empty if that was not kept."""
+    """The overrides typed for the run in `directory`, without `resume`; none if the file is missing."""
     file = directory / FILE
     typed: Any = yaml.safe_load(file.read_text()) if file.is_file() else []
     return [o for o in typed if key_of(o) != "resume"]
 
 
 def key_of(override: str) -> str:
-    """What an override sets."""
+    """The key that an override sets."""
     return override.partition("=")[0].lstrip("+~")
 
 
 def merged(old: list[str], new: list[str]) -> list[str]:
-    """Overrides, the last of each key."""
+    """Both, but of each key only the last override."""
     return list({key_of(a): a for a in [*old, *new]}.values())
 
 
@@ -36,5 +36,5 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def quoted(path: Path) -> str:
     """A path as a value of Hydra's override grammar."""
-    # Backslashes count there before a quote, and at the end.
+    # Backslashes escape only before a quote and at the end.
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), str(path)) + "'"

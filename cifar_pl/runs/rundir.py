@@ -1,4 +1,4 @@
-"""The run directory: names of its files, its status, its lock."""
+"""The run directory: names of its files, its status, its lock. Any reader here refuses a damaged file."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from cifar_pl.errors import Pruned, UserError, reason, require
+from cifar_pl.errors import Pruned, UserError, require
 from cifar_pl.runs import files
 
 log = logging.getLogger(__name__)
@@ -35,29 +35,11 @@ LAST = "checkpoints/last.ckpt"
 FIRST_FILES = (FINDER, RANGE_TEST, LR_FIGURE, FIRST_STEPS, BEST)  # what a run may have left in its first epoch
 
 
-def read_config(run_dir: Path) -> dict[str, Any]:
-    """The config of the run in `run_dir`, as plain values.
-
-    Raises:
-        UserError: the file holds no mapping.
-    """
-    file = run_dir / CONFIG
-    try:
-        config = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read: {reason(error)}. It is damaged.") from error
-    require(isinstance(config, dict), f"{file} holds no mapping. It is damaged.")
-    return config  # type: ignore[no-any-return]
-
-
 @contextmanager
 def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
-    """Keep `status.json`: running, then finished, pruned, interrupted or failed (with the error); and the facts given.
+    """Keep `status.json`: running, then finished, pruned, interrupted or failed (with the error), and `facts`.
 
-    The traceback of a failure goes to the end of `train.log`; whoever runs us shows the message.
-
-    Raises:
-        UserError: another process is in this directory.
+    The traceback of a failure goes to the end of `train.log`; the caller shows the message.
     """
     started = _now()
     facts |= {"host": socket.gethostname(), "pid": os.getpid()}
@@ -96,21 +78,25 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
 
 
 def state(run_dir: Path) -> dict[str, Any]:
-    """What `status.json` holds; its `status` is `killed` where it says running and no process is there."""
+    """What `status.json` holds; its `status` is `killed` if it is running there and no process has the lock."""
     facts: dict[str, Any] = files.read_json(run_dir / STATUS)
-    require("status" in facts, f"{run_dir / STATUS} says no status. It is damaged.")
+    require("status" in facts, f"{run_dir / STATUS} has no status. It is damaged.")
     if facts["status"] == "running":
         with suppress(Timeout, OSError), FileLock(run_dir / ".lock", timeout=0):
             facts["status"] = "killed"
     return facts
 
 
-def find(name: str) -> Path:
-    """The run directory called `name`; `latest` is the one below here whose status changed last.
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The config of the run in `run_dir`, as plain values."""
+    with files.reading(run_dir / CONFIG) as file:
+        config: dict[str, Any] = yaml.safe_load(file)
+        require(isinstance(config, dict), "it holds no mapping")
+    return config
 
-    Raises:
-        UserError: there is none.
-    """
+
+def find_run(name: str) -> Path:
+    """The run directory called `name`; `latest` is the one below outputs/ or multirun/ whose status changed last."""
     if name == "latest":
         found = [path for top in ("outputs", "multirun") for path in Path(top).rglob(STATUS) if is_run(path.parent)]
         require(found, "latest: there is no run below outputs/ or multirun/ here.")
@@ -125,27 +111,27 @@ def find(name: str) -> Path:
     return directory
 
 
-def require_empty(directory: Path) -> None:
-    """Raises UserError where something is in `directory` that would be overwritten."""
-    require(not directory.exists() or not any(directory.iterdir()), f"{directory} is not empty. Name a new directory.")
-
-
 def is_run(directory: Path) -> bool:
-    """Whether a run is in this directory; one whose config was refused is none."""
+    """Whether a run is in this directory; not one whose config was refused."""
     return (directory / CONFIG).is_file() and (directory / STATUS).is_file()
 
 
-def begun(directory: Path) -> bool:
-    """Whether a run is in this directory, and something of it could be lost."""
+def has_results(directory: Path) -> bool:
+    """Whether a run is in this directory that got through its first epoch."""
     return is_run(directory) and any((directory / name).exists() for name in (METRICS, LAST, SUMMARY))
 
 
 def require_new(run_dir: Path) -> None:
-    """Raises UserError where a run is in `run_dir` that got through its first epoch."""
+    """Refuse to overwrite the results of a run."""
     require(
-        not begun(run_dir),
+        not has_results(run_dir),
         f"{run_dir} holds a run already. resume={run_dir} goes on with it; for another one name a new directory.",
     )
+
+
+def require_empty(directory: Path) -> None:
+    """Refuse to overwrite anything."""
+    require(not directory.exists() or not any(directory.iterdir()), f"{directory} is not empty. Name a new directory.")
 
 
 def _now() -> str:

@@ -15,7 +15,7 @@ Slot = Mapping[str, str]  # the environment of one of the runs that go on at the
 Work = Callable[[Slot], None]
 
 
-def of(launcher: Launcher, at_once: Any) -> list[Slot]:
+def allocate(launcher: Launcher, at_once: Any) -> list[Slot]:
     """One for each run that goes on at the same time; none where they follow one another in this process.
 
     Raises:
@@ -54,7 +54,7 @@ def local(launcher: Launcher) -> bool:
     return type(launcher).__name__ == "LocalLauncher"
 
 
-def each(work: Sequence[Work], slots: Sequence[Slot], interrupt: Callable[[], bool]) -> None:
+def run_all(work: Sequence[Work], slots: Sequence[Slot], interrupt: Callable[[], bool]) -> None:
     """Do all of `work`: as many at once as there are slots; here, one after the other, where there are none.
 
     With slots, whatever ends it early, a signal too, has `interrupt` called until what was begun is over, or

@@ -23,7 +23,8 @@ from cifar_pl.config import resume, schema
 from cifar_pl.errors import UserError, require
 from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.reporting import comparison_page
-from cifar_pl.runs import compare, files, overrides, rundir
+from cifar_pl.runs import files, overrides, record, rundir
+from cifar_pl.runs.compare import Comparison
 from cifar_pl.sweeps import slots
 from cifar_pl.sweeps.slots import Slot, Work
 
@@ -146,7 +147,7 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
     """
     schema.check(OmegaConf.masked_copy(config, ["sweep"]))
     directory = Path(config.hydra.sweep.dir)
-    free = slots.of(launcher, config.sweep.at_once)
+    free = slots.allocate(launcher, config.sweep.at_once)
     typed = {o.get_key_element(): o for o in overrides if o.key_or_group.partition(".")[0] != "sweep"}
     sweep = Sweep(directory, launcher)
     work = plan(config, sweep, typed, check)
@@ -154,7 +155,7 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
     OmegaConf.save(config, directory / resume.SWEEP)
     hydra = [o for o in config.hydra.overrides.hydra if not o.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     try:
-        slots.each(work, free, sweep.interrupt)
+        slots.run_all(work, free, sweep.interrupt)
     finally:
         _report(directory, comparison_page.shell("train.py", "-m", *config.hydra.overrides.task, *hydra))
     missing = [job for job in sweep.jobs if job.status() not in OVER]
@@ -211,7 +212,7 @@ def _outcome(job: Job) -> str:
     """What became of a job, in words; empty where it was not begun."""
     status = job.status()
     if status == "finished":
-        result = compare.read(job.directory)
+        result = record.read(job.directory)
         split = "val" if result.accuracy("val") is not None else "test"
         return f"finished, {SPLITS[split]} {result.accuracy(split):.2%}"
     error = files.read_json(job.directory / rundir.STATUS).get("error", "") if status else ""
@@ -221,7 +222,7 @@ def _outcome(job: Job) -> str:
 def _report(directory: Path, how: str) -> None:
     """Print and write what there is."""
     try:
-        comparison = compare.Comparison(compare.find([directory]))
+        comparison = Comparison(record.list_runs([directory]))
     except UserError:
         return  # nothing was begun
     tqdm.write(f"\n{comparison_page.text(comparison)}")

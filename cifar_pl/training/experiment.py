@@ -52,7 +52,7 @@ def run(cfg: DictConfig) -> float | None:
     typed = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
     typed = overrides.merged(overrides.of_run(run_dir) if resumed else [], typed)
     origin = {**summary.provenance(), "overrides": typed}  # now: the code may have changed when the run ends
-    if cfg.resume and (before := files.read_json(run_dir / rundir.STATUS).get("git")) != origin["git"]:
+    if cfg.resume and (before := rundir.state(run_dir).get("git")) != origin["git"]:
         log.warning("!! The run was started by other code (%s) than resumes it (%s).", before, origin["git"])
         origin["git"] = {**(origin["git"] or {"commit": None}), "dirty": True, "begun": before}
     try:

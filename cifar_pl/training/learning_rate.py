@@ -21,7 +21,8 @@ COLUMNS = ("lr", "loss", "smoothed")  # of lr_finder.csv
 
 def of_run(run_dir: Path, network: nn.Module) -> tuple[float, str]:
     """The rate of a run that is resumed, and its source; UserError if its checkpoint is damaged or not of `network`."""
-    checkpoint, _ = checkpoints.read(run_dir / rundir.LAST, network)
+    checkpoint = checkpoints.load(run_dir / rundir.LAST)
+    checkpoints.load_network(run_dir / rundir.LAST, checkpoint, network)  # refuses another network's
     file = run_dir / rundir.FINDER
     return checkpoint["hyper_parameters"]["lr"], files.read_json(file)["source"] if file.is_file() else CONFIGURED
 

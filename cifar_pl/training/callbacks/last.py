@@ -8,7 +8,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cifar_pl.errors import UserError, require
-from cifar_pl.runs.checkpoints import WholeFiles
+from cifar_pl.runs.checkpoints import AtomicCheckpoints
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +25,11 @@ class Last(ModelCheckpoint):
         """Write every `every` seconds at most; 0: after every epoch. `options` are those of `ModelCheckpoint`."""
         require(every >= 0, f"callbacks.last.every={every}: it must be 0 seconds or more.")
         super().__init__(**options)
-        self._every, self._next, self._files = every, 0.0, WholeFiles()
+        self._every, self._next, self._files = every, 0.0, AtomicCheckpoints()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         files = trainer.strategy.checkpoint_io
-        assert isinstance(files, WholeFiles)
+        assert isinstance(files, AtomicCheckpoints)
         # Of several processes one may end the others in less time than a late write takes.
         self._files, files.holds = files, trainer.world_size == 1
 

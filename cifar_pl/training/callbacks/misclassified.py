@@ -44,7 +44,8 @@ class Misclassified(Callback):
         network, predictions, epoch = pl_module.network, pl_module.predictions["val"], trainer.current_epoch
         best = self._run_dir / rundir.BEST
         if best.exists():
-            checkpoint, network = checkpoints.read(best, network)
+            checkpoint = checkpoints.load(best)
+            network = checkpoints.load_network(best, checkpoint, network)
             predictions, epoch = Predictions(**checkpoint["predictions"]["val"]), checkpoint["epoch"] + 1
         split = "test" if data_of(trainer).test_selected else "val"
         self._explain(trainer, network, predictions, split, f", epoch {epoch}")

@@ -8,14 +8,10 @@ from cifar_pl.errors import require
 from cifar_pl.machine import processes
 from cifar_pl.runs.monitors import MONITORS
 
-MAX_PIXELS = 1024
-
 
 def check(cfg: DictConfig, sweep: bool) -> None:
     """Refuse, before anything is loaded, what could only fail later; `sweep`: the run is one of a sweep (-m)."""
     schema.check(cfg)
-    size = cfg.data.image_size
-    require(1 <= size <= MAX_PIXELS, f"data.image_size={size}: it must be from 1 to {MAX_PIXELS}.")
     require("trials" not in cfg.sweep, "sweep=search is made of many runs: add -m.")
     _length(cfg)
     _monitors(cfg)

@@ -5,11 +5,12 @@ import logging
 import stat
 from hashlib import sha256
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pydantic import PositiveInt
+from pydantic import Field
 from tqdm import tqdm
 
 from cifar_pl.data.cache import cached
@@ -27,7 +28,7 @@ MAX_NAMED = 5  # files in one message
 
 
 @checked
-def image_folder(root: str | Path, image_size: PositiveInt = 32) -> Source:
+def image_folder(root: str | Path, image_size: Annotated[int, Field(ge=1, le=1024)] = 32) -> Source:
     """Images of any size, centre-cropped to squares and resized to `image_size`; classes are folder names.
 
     The pixels are cached in `root/.cifar_pl` under a key made of every file's path, size and times and

@@ -82,7 +82,7 @@ def test_a_step_never_waits_for_the_device(tiny_network: nn.Module, tiny_source:
         step(batch, 0)
     assert count.calls["convolution"] == (2 if split == "test" else 1)
     assert not {"_local_scalar_dense", "_unique2", "nonzero", "masked_select"} & {*count.calls}
-    assert module.metric(f"{split}/acc").count == 9
+    assert module.metrics[f"{split}/acc"].count == 9
 
 
 def test_an_epoch_logs_each_value_once_and_a_step_seeds_without_a_traceback(

@@ -50,7 +50,7 @@ class Probe(Callback):
 
     def _count(self, pl_module: Classifier, split: str) -> int:
         """The images that a metric of this process alone has counted."""
-        return int(pl_module.metric(f"{split}/acc").count)
+        return int(pl_module.metrics[f"{split}/acc"].count)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         weights = b"".join(value.numpy().tobytes() for value in pl_module.state_dict().values())

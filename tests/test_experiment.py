@@ -296,7 +296,7 @@ def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_ex
         (("scheduler=multistep", "scheduler.milestones=[7]"), r"scheduler\.milestones=\[7\]"),
         (("optimizer.lr=0",), r"optimizer\.lr=0"),
         (("data.start_scale=0",), r"data\.start_scale=0"),
-        (("tta=crop",), r"tta=crop: none or flip"),
+        (("tta=crop",), r"^tta=crop: it must be 'none' or 'flip'"),
         (("callbacks.misclassified.layers=[layer7]",), r"no layer 'layer7'"),
         (("callbacks.misclassified.number=0",), r"number=0"),
         (("+optimizer.nesterof=true",), r"optimizer"),

@@ -49,7 +49,7 @@ def made(cfg: DictConfig) -> tuple[DataModule, Classifier, torch.optim.Optimizer
     data._make_source = source
     data.load()
     network = build(cfg.model)(num_classes=10, mean=data.mean, std=data.std)
-    classifier: Classifier = build(cfg.classifier)(network=network, classes="abcdefghij", lr=cfg.optimizer.lr)
+    classifier: Classifier = build(cfg.classifier)(network=network, classes=[*"abcdefghij"], lr=cfg.optimizer.lr)
     optimizer = build(cfg.optimizer)(network.parameters())
     epochs = cfg.trainer.max_epochs
     [schedule] = build(cfg.scheduler)(optimizer, epochs=epochs, total_steps=epochs * (50_000 // data.batch_size))

@@ -8,16 +8,20 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_pl.errors import UserError, full_key, reason
+from cifar_pl.errors import UserError, complete, full_key, reason
 
 
-def build(node: DictConfig, name: str = "") -> Any:
-    """What a config node describes. An argument that does not exist or does not fit is named in a UserError."""
+def build(node: DictConfig, name: str = "", **known: Any) -> Any:
+    """What a config node describes, a `_partial_` completed with `known` arguments.
+
+    An argument that does not exist or does not fit is named in a UserError.
+    """
     try:
         with warnings.catch_warnings():
             # albumentations only warns of a misspelt argument, and goes on with its default
             warnings.filterwarnings("error", message="Argument", category=UserWarning)
-            return instantiate(node, _convert_="all")
+            part = instantiate(node, _convert_="all")
+        return complete(part, name, **known) if known else part
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
@@ -26,6 +30,8 @@ def build(node: DictConfig, name: str = "") -> Any:
             raise UserError(f'{name}: {cause} Install it: pip install -e ".[{name.rpartition(".")[2]}]"') from error
         message = reason(cause, full_key(str(error)) or name)
         raise UserError(_as_typed(message, node)) from error
+    except UserError as error:
+        raise UserError(_as_typed(str(error), node)) from error.__cause__
 
 
 def _as_typed(message: str, node: DictConfig) -> str:

@@ -57,7 +57,7 @@ def network(cfg: DictConfig, data: DataModule, accelerator: str) -> nn.Module:
     """The network as training begins with it; seeds everything."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     classes = data.load().classes
-    made: nn.Module = complete(build(cfg.model), "model", num_classes=len(classes), mean=data.mean, std=data.std)
+    made: nn.Module = build(cfg.model, "model", num_classes=len(classes), mean=data.mean, std=data.std)
     if cfg.whiten:
         pixels = data.pixels("train", data.batch("train", 0, WHITENING_IMAGES).index.numpy())
         whiten(made, torch.from_numpy(pixels).permute(0, 3, 1, 2))
@@ -66,8 +66,7 @@ def network(cfg: DictConfig, data: DataModule, accelerator: str) -> nn.Module:
 
 def classifier(cfg: DictConfig, network: nn.Module, data: DataModule, lr: float) -> Any:
     """The classifier around `network`."""
-    known = {"network": network, "classes": data.load().classes, "lr": lr}
-    made = complete(build(cfg.classifier), "classifier", **known)
+    made = build(cfg.classifier, "classifier", network=network, classes=data.load().classes, lr=lr)
     if cfg.compile:
         made.compile_training()
     return made
@@ -78,8 +77,8 @@ def spare(cfg: DictConfig, network: nn.Module, data: DataModule) -> Any:
 
     It has no L1 term, which would lift the curve above the loss of guessing.
     """
-    return complete(
-        build(cfg.classifier),
+    return build(
+        cfg.classifier,
         "classifier",
         network=copy.deepcopy(network),
         optimizer=build(OmegaConf.create({**cfg.optimizer, **cfg.lr_finder.optimizer}), "lr_finder.optimizer"),
@@ -101,8 +100,8 @@ def callbacks(cfg: DictConfig, data: DataModule, study: Path | None) -> list[Cal
         del nodes["best"]
     made: list[Callback] = [build(node, f"callbacks.{name}") for name, node in nodes.items()]
     if study and study.exists():
-        known = {"study": study, "run": Path(cfg.run_dir).name, "monitor": cfg.monitor}
-        made.append(complete(build(cfg.sweep.prune), "sweep.prune", **known))
+        run = Path(cfg.run_dir).name
+        made.append(build(cfg.sweep.prune, "sweep.prune", study=study, run=run, monitor=cfg.monitor))
     return made
 
 
@@ -115,8 +114,8 @@ def trainer(
     cfg: DictConfig, machine: Machine, data: DataModule, callbacks: list[Callback], logger: Any, **options: Any
 ) -> Trainer:
     """The trainer; its loggers are open."""
-    made: Trainer = complete(
-        build(cfg.trainer),
+    made: Trainer = build(
+        cfg.trainer,
         "trainer",
         precision=machine.precision,
         callbacks=callbacks,

@@ -25,8 +25,6 @@ DDP = (*(override for override in TINY if override != "trainer=cpu"), "trainer=d
         (("callbacks.best.monitor=train/loss",), r"callbacks\.best\.monitor=train/loss.*test set"),
         (("callbacks.best.monitor=test/loss",), "the test set selects nothing"),
         (("callbacks=early_stopping", "callbacks.early_stopping.monitor=test/acc"), "the test set selects nothing"),
-        (("data.image_size=0",), r"data\.image_size=0"),
-        (("data.image_size=1025",), r"data\.image_size=1025: it must be from 1 to 1024"),
         (("data.start_share=1.0",), r"data\.start_share=1\.0"),
         (("trainer.check_val_every_n_epoch=0",), r"check_val_every_n_epoch=0"),
         (("trainer.check_val_every_n_epoch=99",), r"check_val_every_n_epoch=99: it must be from 1 to"),
@@ -54,7 +52,6 @@ def test_what_cannot_be_done_is_refused(
         ("data.val_size=0",),
         ("data.val_size=0", "protocol=published", "scheduler=plateau"),
         ("callbacks=early_stopping", "monitor=val/loss"),
-        ("data.image_size=1024",),
     ],
 )
 def test_what_can_be_done_is_not(config: Callable[..., DictConfig], overrides: tuple[str, ...]) -> None:

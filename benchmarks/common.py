@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from cifar_pl.cli import command
 from cifar_pl.machine import hardware
 from cifar_pl.runs import files, summary
+from cifar_pl.runs.monitors import TEST_SELECTED
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -27,7 +28,7 @@ TINY = (
     "trainer=cpu",
     "callbacks.misclassified.layers=[layer1]",
 )
-RED = r"$\color{red}\textsf{test-selected}$"  # in GitHub's Markdown
+RED = rf"$\color{{red}}\textsf{{{TEST_SELECTED}}}$"  # in GitHub's Markdown
 
 
 def config(overrides: Sequence[str]) -> DictConfig:

@@ -21,6 +21,7 @@ from benchmarks.published import PUBLISHED, RULES, lagging, published_curve
 from cifar_pl.reporting.figures import MARK, TRAIN, VAL, png
 from cifar_pl.runs import overrides
 from cifar_pl.runs.files import read_json
+from cifar_pl.runs.monitors import TEST_SELECTED
 from cifar_pl.runs.rundir import METRICS, RANGE_TEST, STATUS, SUMMARY, read_config
 from cifar_pl.runs.summary import read_metrics
 from cifar_pl.training import lr_finder
@@ -171,7 +172,7 @@ def picture(record: Mapping[str, Any]) -> Figure:
         if theirs:
             ax.plot(list(theirs), [100 * v["test"] for v in theirs.values()], color="0.45", label="published, test")
         ax.plot([project.best_epoch], [100 * project.best], "x", color="0.25", label="its best")
-        for protocol, color, label in (("published", VAL, "ours, test-selected"), ("honest", TRAIN, "ours, honest")):
+        for protocol, color, label in (("published", VAL, f"ours, {TEST_SELECTED}"), ("honest", TRAIN, "ours, honest")):
             ours = curves_by_protocol(record, name, protocol)
             if ours:
                 means = [100 * statistics.fmean(values) for values in ours.values()]

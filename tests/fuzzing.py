@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from cifar_pl.cli import command
+from cifar_pl.cli.messages import explain
 from cifar_pl.config import schema
 from cifar_pl.errors import UserError
 from cifar_pl.models.resnet18 import Normalize
@@ -49,7 +49,7 @@ def refusal(*words: str) -> Iterator[None]:
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        said = command.explain(error)
+        said = explain(error)
     else:
         return
     assert said.strip()

@@ -16,6 +16,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from cifar_pl.cli import command
+from cifar_pl.cli.messages import explain
 from cifar_pl.config import resume
 from cifar_pl.errors import UserError
 from cifar_pl.runs import rundir
@@ -179,17 +180,8 @@ def test_a_share_is_rounded_down_and_not_by_what_binary_lacks(share: float, of: 
     assert OmegaConf.create({"x": f"${{share:{share},{of}}}"}).x == epochs
 
 
-def test_only_a_terminal_sees_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = logging.LogRecord("", logging.INFO, "", 0, "90 %% %s", ("test-selected",), None)
-    for terminal, expected in ((False, "90 % test-selected"), (True, "90 % \033[31mtest-selected\033[0m")):
-        monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
-        assert command.Screen().format(record) == expected
-
-
 def test_a_launcher_that_is_not_installed_is_named_with_the_way_to_it() -> None:
-    said = command.explain(
-        MissingConfigException("In 'hydra/launcher/local': Could not find 'hydra/launcher/submitit_local'")
-    )
+    said = explain(MissingConfigException("In 'hydra/launcher/local': Could not find 'hydra/launcher/submitit_local'"))
     assert 'pip install -e ".[sweep]"' in said
 
 
@@ -198,7 +190,7 @@ def test_a_step_that_fp16_left_out_is_no_warning(caplog: pytest.LogCaptureFixtur
     with warnings.catch_warnings(record=True) as seen:
         for noisy in (True, False):
             if not noisy:
-                command._one_log()
+                command._quiet()
             torch.optim.lr_scheduler.ConstantLR(optimizer).step()  # and no optimizer.step() before it
             assert (len(seen) + len(caplog.records) > 0) == noisy
             seen.clear()
@@ -215,7 +207,7 @@ def test_a_step_that_fp16_left_out_is_no_warning(caplog: pytest.LogCaptureFixtur
 def test_what_everybody_knows_is_no_warning(noise: str, caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings():
         logging.captureWarnings(False)  # so that it is captured anew, within this block
-        command._one_log()
+        command._quiet()
         for said in (noise, "something else"):
             warnings.warn(said, UserWarning, stacklevel=1)
         logging.captureWarnings(False)

@@ -13,6 +13,7 @@ from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.reporting import figures, page
 from cifar_pl.runs import files, rundir
 from cifar_pl.runs.compare import Comparison, Spread
+from cifar_pl.runs.monitors import TEST_SELECTED
 from cifar_pl.runs.overrides import key_of
 from cifar_pl.runs.record import Record
 
@@ -68,7 +69,7 @@ def text(comparison: Comparison) -> str:
     if comparison.followed:
         lines.append(f"!! The runs went by {comparison.followed}, so their best need not be the first here.")
     if comparison.test_selected:
-        lines.append("!! test-selected: with protocol=published the test images stood in for the validation.")
+        lines.append(f"!! {TEST_SELECTED}: with protocol=published the test images stood in for the validation.")
     lines += [f"{run.status}: {run.directory} {run.error}".rstrip() for run in comparison.others]
     return "\n".join(lines)
 
@@ -114,7 +115,7 @@ def _curves(comparison: Comparison) -> dict[str, NDArray[np.float64]]:
         mean = np.mean([v[: min(map(len, values))] for v in values], axis=0)
         points = np.column_stack([1 + np.arange(len(mean)), mean])[np.isfinite(mean)]
         if len(points):
-            lines[one.name + (" (test-selected)" if one.test_selected else "")] = points
+            lines[one.name + (f" ({TEST_SELECTED})" if one.test_selected else "")] = points
     return lines
 
 

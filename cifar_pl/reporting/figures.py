@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from cifar_pl.evaluation.gallery import Gallery
+from cifar_pl.runs.monitors import TEST_SELECTED
 
-TEST_SELECTED = "protocol=published: validation is the test set, and the result is test-selected"
+FOOTNOTE = f"protocol=published: validation is the test set, and the result is {TEST_SELECTED}"
 COLORS = 10  # in matplotlib's cycle
 TRAIN, VAL, MARK, OTHER = "#1f77b4", "#d95f02", "#c02020", "#207030"
 
@@ -37,7 +38,7 @@ def svg(figure: Figure, name: str) -> str:
 
 def warn(figure: Figure) -> None:
     """Write in red at the foot of a figure that its data are test-selected."""
-    figure.supxlabel(TEST_SELECTED, color=MARK, fontsize=9)
+    figure.supxlabel(FOOTNOTE, color=MARK, fontsize=9)
 
 
 def lr_curve(

@@ -20,6 +20,7 @@ from cifar_pl.evaluation.metrics import confused, interval, scores
 from cifar_pl.evaluation.predictions import SPLITS, Predictions
 from cifar_pl.reporting import figures
 from cifar_pl.runs import files, rundir, summary
+from cifar_pl.runs.monitors import TEST_SELECTED
 
 PAIRS = 5  # most confused
 SUSPECTS = 12  # shown per split; the table beside the page has all
@@ -97,7 +98,7 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"percent": _percent, "number": _number, "tile": tile}
-    return environment.get_template(template).render(values)
+    return environment.get_template(template).render(values, TEST_SELECTED=TEST_SELECTED)
 
 
 def tile(image: NDArray[np.uint8]) -> str:

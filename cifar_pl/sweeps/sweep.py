@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import re
 import shlex
 import signal
 import time
@@ -18,7 +19,6 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from cifar_pl.cli.command import safe
 from cifar_pl.config import resume, schema
 from cifar_pl.errors import UserError, require
 from cifar_pl.evaluation.predictions import SPLITS
@@ -70,7 +70,7 @@ class Sweep:
         elif number is None:
             taken = [int(path.name.partition("-")[0]) for path in self._known.values()]
             number = max([*taken, *(job.number for job in self.jobs)], default=-1) + 1
-        job = Job(name, typed, number, directory or self.directory / f"{number}-{safe(name)}")
+        job = Job(name, typed, number, directory or self.directory / f"{number}-{_file_name(name)}")
         self.jobs.append(job)
         self._skipped += job.status() in OVER
         return job
@@ -206,6 +206,11 @@ def _require_a_gpu_that_works(directory: Path) -> None:
             "With hydra/launcher=local each run has a process of its own: "
             f"python train.py -m sweep.resume={shlex.quote(str(directory))} hydra/launcher=local"
         ) from error
+
+
+def _file_name(text: str) -> str:
+    """`text` as a part of a file name: letters, digits and `._-`, at most 80 of them."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:80].strip("_") or "default"
 
 
 def _outcome(job: Job) -> str:

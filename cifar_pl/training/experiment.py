@@ -26,6 +26,7 @@ from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.machine import hardware, processes
 from cifar_pl.reporting import page
 from cifar_pl.runs import files, overrides, rundir, summary
+from cifar_pl.runs.monitors import TEST_SELECTED
 from cifar_pl.training import learning_rate
 from cifar_pl.training.callbacks import EpochLog, FirstSteps, Guard, Misclassified
 from cifar_pl.training.classifier import Classifier
@@ -80,7 +81,9 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     data = parts.data(cfg, machine.accelerator)
     log.info("Images: %s", ", ".join(f"{data.size(split)} to {use}" for split, use in USES.items()))
     if data.test_selected:
-        log.warning("!! protocol=published: the test images stand in for the validation; the result is test-selected.")
+        log.warning(
+            "!! protocol=published: the test images stand in for the validation; the result is %s.", TEST_SELECTED
+        )
     network = parts.network(cfg, data, machine.accelerator)
     lr, source = float(cfg.optimizer.lr), learning_rate.CONFIGURED
     classifier: Classifier = parts.classifier(cfg, network, data, lr)

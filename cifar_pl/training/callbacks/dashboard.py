@@ -56,7 +56,7 @@ class Dashboard(Callback):
         for logger in _boards(trainer):
             logger.experiment.add_custom_scalars(LAYOUT)
             if data.test_selected:
-                logger.experiment.add_text("protocol", figures.TEST_SELECTED)
+                logger.experiment.add_text("protocol", figures.FOOTNOTE)
             if (finder := self._run_dir / rundir.LR_FIGURE).exists():
                 logger.experiment.add_image("lr_finder", imread(finder)[..., :3], dataformats="HWC")
 

@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cifar_pl.data.batches import Batch
 from cifar_pl.runs import files, rundir
+from cifar_pl.runs.monitors import TEST_SELECTED
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class EpochLog(Callback):
             files.write_csv(self._path, COLUMNS, self.rows)
             selected = getattr(trainer.datamodule, "test_selected", False)  # type: ignore[attr-defined]
             line = as_line(self.rows[-1], trainer.max_epochs or 0)
-            log.info("%s", line + (" | test-selected" if selected else ""))
+            log.info("%s", line + (f" | {TEST_SELECTED}" if selected else ""))
 
 
 def as_line(row: dict[str, float], max_epochs: int) -> str:

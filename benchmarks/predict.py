@@ -35,7 +35,7 @@ def process(run: Path, images: Path) -> tuple[float, float]:
 
 def forward(run: saved.Saved, number: int) -> float:
     """Seconds of the network alone on `number` images."""
-    size, batch = run.cfg.data.image_size, run.cfg.data.batch_size
+    size, batch = run.config["data"]["image_size"], run.config["data"]["batch_size"]
     images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
     begin = time.perf_counter()
     for start in range(0, number, batch):
@@ -53,7 +53,7 @@ def main() -> None:
     hardware.keep_memory()
     run = saved.find(str(args.run))
     files = collect(args.folder, run.classes)
-    forward(run, run.cfg.data.batch_size)  # warms up
+    forward(run, run.config["data"]["batch_size"])  # warms up
     turns = [
         (*process(args.run, args.folder), process(args.run, files[0].path)[0], forward(run, len(files)))
         for _ in range(args.rounds)

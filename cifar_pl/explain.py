@@ -44,14 +44,14 @@ def main() -> None:
         pair = (run.classes.index(ask.pair[0]), run.classes.index(ask.pair[1]))
         require((pair[0] == pair[1]) == ask.correct, "--pair: two different classes, or twice the same with --correct.")
     predictions = {split: run.predictions(split, data)}
-    if split == "test" and validated and run.said is not None:
-        predictions["val"] = run.said
+    if split == "test" and validated and run.validation is not None:
+        predictions["val"] = run.validation
     if split == "val" and run.tested:
         predictions["test"] = run.predictions("test", data)
     chosen = cases.select(predictions[split], ask.number, not ask.correct, ask.by, ask.seed, pair)
     what = f"{'correctly classified' if ask.correct else 'misclassified'} {SPLITS[split]} images"
     require(chosen, f"There are no {what}{' of this pair' if pair else ''} in epoch {run.epoch} of {run.directory}.")
-    layers = ask.layers or list((run.cfg.callbacks.get("misclassified") or {}).get("layers", ["layer3"]))
+    layers = ask.layers or list((run.config["callbacks"].get("misclassified") or {}).get("layers", ["layer3"]))
     images = data.pixels(split, [case.index for case in chosen])
     order = {"confidence": "most confident", "loss": "highest loss", "random": f"random, seed {ask.seed}"}[ask.by]
     title = f"{len(chosen)} {what}, {order}, epoch {run.epoch}"

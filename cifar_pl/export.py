@@ -114,8 +114,8 @@ def _card(run: saved.Saved, size: int) -> str:
             f"{known['seed']}, in {known['hardware']['precision']}; these files compute in float32."
             f"{chosen if known['protocol'].get('test_selected') else ''}"
         )
-    target = run.cfg.model["_target_"].rpartition(".")[2]
-    source = run.cfg.data.source["_target_"].rpartition(".")[2]
+    target = run.config["model"]["_target_"].rpartition(".")[2]
+    source = run.config["data"]["source"]["_target_"].rpartition(".")[2]
     git = known.get("git") or {"commit": "unknown", "dirty": False}
     commit = git["commit"] + (" with uncommitted changes" if git["dirty"] else "")
     options = " ".join(known.get("overrides", ["unknown"])) or "the defaults"

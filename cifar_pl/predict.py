@@ -50,7 +50,7 @@ def main() -> None:
     files = [file for name in ask.images for file in collect(Path(name), run.classes)]
     read: list[File] = []
     said: list[torch.Tensor] = []
-    batch, size = run.cfg.data.batch_size, run.cfg.data.image_size
+    batch, size = run.config["data"]["batch_size"], run.config["data"]["image_size"]
     with (
         ThreadPoolExecutor(hardware.cores()) as pool,
         logging_redirect_tqdm(),

@@ -6,10 +6,11 @@ import sys
 import tempfile
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cifar_pl.cli import command
 from cifar_pl.config import parts, schema
+from cifar_pl.config.build import build
 from cifar_pl.errors import UserError, require
 from cifar_pl.inference import saved
 from cifar_pl.runs import files, rundir
@@ -35,13 +36,13 @@ def main() -> None:
     try:
         record: dict[str, Any] = files.read_json(file)
         cfg = schema.of_run(directory)
-        for part in (cfg.model, cfg.classifier, cfg.trainer):
+        for part in (cfg.model, cfg.classifier, cfg.trainer, cfg.datamodule.augment):
             schema.allow(part, *schema.targets())
         before, facts, lr = [float(loss) for loss in record["losses"]], dict(record["on"]), float(record["lr"])
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{directory} is no run of this version: {type(error).__name__}: {error}") from error
+        raise UserError(f"{directory} is not a run of this version: {type(error).__name__}: {error}") from error
     now, on = again(cfg, lr)
     sys.stdout.write("step  recorded  now       difference\n")
     for number, (then, loss) in enumerate(zip(before, now, strict=False), 1):
@@ -64,7 +65,9 @@ def main() -> None:
 
 def again(cfg: DictConfig, lr: float) -> tuple[list[float], dict[str, Any]]:
     """The losses of the first steps of a run with this config and rate, and what they were computed on."""
-    data, machine, steps = saved.images(cfg, augment=True), parts.machine(cfg), FirstSteps()
+    config: Any = OmegaConf.to_container(cfg)
+    data = saved.images(config, build(cfg.datamodule.augment, "aug"))
+    machine, steps = parts.machine(cfg), FirstSteps()
     network = parts.network(cfg, data, machine.accelerator)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = parts.trainer(cfg, machine, data, [steps], logger=False, default_root_dir=scratch)

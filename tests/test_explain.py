@@ -40,9 +40,9 @@ def test_layers_method_split_order_and_pair_can_be_chosen(own_run: Path, ask: As
     assert text.count("heat map of layer2 for") == 2 * 2 * 7  # as alternative text and as a title
 
     run = saved.find(str(own_run))
-    assert run.said is not None
+    assert run.validation is not None
     # Which classes a short run gets right differs between machines: take the best one.
-    true = run.classes[run.said.confusion(len(run.classes)).diagonal().argmax()]
+    true = run.classes[run.validation.confusion(len(run.classes)).diagonal().argmax()]
     pair = ["--pair", true, true, "--correct", "--by", "random", "--seed", 3, "--number", 4]
     for out in ("b", "c"):
         assert ask(explain.main, own_run, *pair, "--out", tmp_path / out) == 0

@@ -66,7 +66,7 @@ def test_nothing_is_built_that_this_projects_configs_do_not_name(
 def test_what_was_not_recorded_cannot_be_compared(own_run: Path, ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
     (own_run / "first_steps.json").write_text('{"losses": 3}')
     assert ask(verify.main, own_run) == 1
-    assert "is no run of this version" in capsys.readouterr().err
+    assert "is not a run of this version" in capsys.readouterr().err
     (own_run / "first_steps.json").unlink()
     assert ask(verify.main, own_run) == 1
     assert "first_steps.json is missing" in capsys.readouterr().err

@@ -297,6 +297,8 @@ def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_ex
         (("optimizer.lr=0",), r"optimizer\.lr=0"),
         (("data.start_scale=0",), r"data\.start_scale=0"),
         (("tta=crop",), r"^tta=crop: it must be 'none' or 'flip'"),
+        (("data.image_size=0",), r"^data\.image_size=0: it must be greater than or equal to 8"),
+        (("data.image_size=1025",), r"^data\.image_size=1025: it must be less than or equal to 1024"),
         (("callbacks.misclassified.layers=[layer7]",), r"no layer 'layer7'"),
         (("callbacks.misclassified.number=0",), r"number=0"),
         (("+optimizer.nesterof=true",), r"optimizer"),

@@ -18,11 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Write `gallery.png`, `gallery.csv` and `report.html` for what the command line asks.
-
-    Raises:
-        UserError: something that is asked for does not exist.
-    """
+    """Write `gallery.png`, `gallery.csv` and `report.html`."""
     ask = _arguments()
     if ask.out:
         rundir.require_empty(ask.out)
@@ -30,31 +26,30 @@ def main() -> None:
     run = saved.find(ask.run)
     require(rundir.is_run(run.directory), f"{ask.run}: explaining needs the run that the checkpoint is of.")
     data = run.data()
-    validated = data.size("val") and not data.test_selected
+    validated = data.size("val") > 0 and not data.test_selected
     split = ask.split or ("val" if validated else "test")
     require(split == "test" or validated, "--split val: the run held no images out, so there are none.")
     require(
         validated or ask.split or run.tested or data.test_selected,
         "The run held no images out, and its test images were not read for these weights. To do so: --split test.",
     )
-    pair = None
     for name in ask.pair or ():
         require(name in run.classes, f"--pair {name}: there is no such class.{nearest(name, run.classes)}")
-    if ask.pair:
-        pair = (run.classes.index(ask.pair[0]), run.classes.index(ask.pair[1]))
-        require((pair[0] == pair[1]) == ask.correct, "--pair: two different classes, or twice the same with --correct.")
-    predictions = {split: run.predictions(split, data)}
-    if split == "test" and validated and run.validation is not None:
-        predictions["val"] = run.validation
-    if split == "val" and run.tested:
-        predictions["test"] = run.predictions("test", data)
+    pair = (run.classes.index(ask.pair[0]), run.classes.index(ask.pair[1])) if ask.pair else None
+    require(
+        pair is None or (pair[0] == pair[1]) == ask.correct,
+        "--pair: two different classes, or twice the same with --correct.",
+    )
+
+    kept = {"val": validated and run.validation is not None, "test": run.tested}
+    predictions = {name: run.predictions(name, data) for name in SPLITS if name == split or kept[name]}
     chosen = cases.select(predictions[split], ask.number, not ask.correct, ask.by, ask.seed, pair)
     what = f"{'correctly classified' if ask.correct else 'misclassified'} {SPLITS[split]} images"
     require(chosen, f"There are no {what}{' of this pair' if pair else ''} in epoch {run.epoch} of {run.directory}.")
-    layers = ask.layers or list((run.config["callbacks"].get("misclassified") or {}).get("layers", ["layer3"]))
-    images = data.pixels(split, [case.index for case in chosen])
+    layers = ask.layers or (run.config["callbacks"].get("misclassified") or {}).get("layers", ["layer3"])
     order = {"confidence": "most confident", "loss": "highest loss", "random": f"random, seed {ask.seed}"}[ask.by]
     title = f"{len(chosen)} {what}, {order}, epoch {run.epoch}"
+    images = data.pixels(split, [case.index for case in chosen])
     shown = gallery.explain(run.network, split, chosen, images, run.classes, title, layers, ask.method, run.device)
 
     by = f"random{ask.seed}" if ask.by == "random" else ask.by
@@ -64,7 +59,7 @@ def main() -> None:
     if data.test_selected:
         figures.warn(figure)
     files.write(out / "gallery.png", figures.png(figure))
-    files.write_csv(out / "gallery.csv", cases.COLUMNS, cases.rows(shown.cases, run.classes))
+    files.write_csv(out / "gallery.csv", cases.COLUMNS, cases.rows(chosen, run.classes))
     page.write(run.directory, out / rundir.PAGE, run.facts, predictions, data, shown)
     log.info("%s: %s", out, title)
 
@@ -72,12 +67,12 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cifar_pl.explain", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="run directory, a checkpoint in it, or latest")
-    parser.add_argument("--split", choices=list(SPLITS), help="default: val, or test where nothing was held out")
+    parser.add_argument("--split", choices=list(SPLITS), help="default: val, or test if nothing was held out")
     parser.add_argument("--number", type=int, default=25, help="images, at most (default 25)")
     parser.add_argument("--layers", nargs="+", help="one column each, such as layer2 layer3; default: the run's own")
     parser.add_argument("--method", choices=list(METHODS), default="gradcam")
     parser.add_argument("--by", choices=cases.ORDERS, default="confidence", help="which first (default: confidence)")
-    parser.add_argument("--seed", type=int, default=0, help="of --by random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of --by random")
     parser.add_argument("--pair", nargs=2, metavar=("TRUE", "PREDICTED"), help="only images of this pair of classes")
     parser.add_argument("--correct", action="store_true", help="images that were classified correctly")
     parser.add_argument("--out", type=Path, help="directory; default: RUN/explained/...")

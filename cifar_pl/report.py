@@ -20,10 +20,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m cifar_pl.report", description="Compare runs.")
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="a sweep, a run, or what holds them")
     parser.add_argument("--out", type=Path, help=f"where {TABLE} and {PAGE} go; with one DIR, into it")
-    wanted = parser.parse_args()
-    require(wanted.out or len(wanted.directories) == 1, "Several directories: say with --out DIR where the page goes.")
-    out = wanted.out or wanted.directories[0]
-    comparison = Comparison(list_runs(wanted.directories))
+    ask = parser.parse_args()
+    require(ask.out or len(ask.directories) == 1, "Several directories: say with --out DIR where the page goes.")
+    out = ask.out or ask.directories[0]
+    comparison = Comparison(list_runs(ask.directories))
     comparison_page.write(out, comparison, comparison_page.shell("-m", "cifar_pl.report", *sys.argv[1:]))
     sys.stdout.write(comparison_page.text(comparison) + "\n")
     log.info("Look at: %s", out / PAGE)

@@ -19,12 +19,15 @@ from cifar_pl.errors import checked, complete
 
 cv2.setNumThreads(0)  # OpenCV's threads would compete with torch's, and with those of other workers
 
-# A transform, or a function that waits for the training images' mean colour.
 Transform: TypeAlias = A.BasicTransform | Callable[..., A.BasicTransform]
 
 
 class Augment:
-    """A pipeline of named transforms, in their order."""
+    """A pipeline of named transforms, in their order; None is skipped.
+
+    A function among them gets `fill`, the colour `mean` of the training images (three numbers in [0, 1]) in
+    [0, 255], and returns a transform. In the first `start_epochs` the output is shrunk by `start_scale`, by area.
+    """
 
     def __init__(
         self,
@@ -34,15 +37,6 @@ class Augment:
         start_scale: float = 1.0,
         start_epochs: int = 0,
     ) -> None:
-        """Build the pipeline.
-
-        Args:
-            transforms: Albumentations transforms, or functions that take `fill` and return one; None is skipped.
-            mean: Mean colour of the training images, three numbers in [0, 1].
-            seed: The run's seed.
-            start_scale: The pipeline's output is shrunk by this factor, by area, in the first epochs.
-            start_epochs: Number of those epochs.
-        """
         fill = [round(255 * value) for value in mean]
         steps = [
             step if isinstance(step, A.BasicTransform) else complete(step, f"aug.{name}", fill=fill)
@@ -73,17 +67,11 @@ def cutout(
     *,
     fill: Sequence[float],
 ) -> A.BasicTransform:
-    """`number` square holes of `hole` pixels a side, which may overlap, filled with one colour.
+    """`number` square holes of `hole` pixels a side, which may overlap, filled with `fill` or black.
 
-    Args:
-        hole: Side of a hole, in pixels.
-        number: Holes per image.
-        p: Probability that an image gets them.
-        border: `inside`: every hole is complete, as in albumentations. `clipped`: its centre is any pixel, and what
-            lies beyond the border is lost, as in DeVries & Taylor (2017, arXiv 1708.04552). `half_clipped`: like
-            `clipped`, but shifted inside at the top and at the left (`Cutout` of albumentations 0.4.5).
-        black: Fill with black instead of `fill`.
-        fill: Colour, three numbers in [0, 255].
+    `border` is `inside`: every hole is complete, as in albumentations. `clipped`: its centre is any pixel, and what
+    lies beyond the border is lost, as in DeVries & Taylor (2017, arXiv 1708.04552). `half_clipped`: like `clipped`,
+    but shifted inside at the top and at the left (`Cutout` of albumentations 0.4.5).
     """
     color = (0.0, 0.0, 0.0) if black else tuple(fill)
     if border != "inside":

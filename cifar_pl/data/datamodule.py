@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,12 +174,7 @@ class DataModule(LightningDataModule):
             num_workers=workers,
             # Python 3.14 would pickle the images into each worker, as Windows and macOS have to.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-            collate_fn=_whole_batch,
+            collate_fn=Batch._make,  # what the dataset returns is a batch already
             pin_memory=gpu,
             persistent_workers=workers > 0,
         )
-
-
-def _whole_batch(batch: Any) -> Any:
-    """The dataset already returns batches."""
-    return batch

@@ -55,7 +55,7 @@ def test_a_mistake_gets_one_message_and_leaves_nothing(
 
 def test_a_mistake_that_only_the_data_shows_is_told_too(train: Train, tmp_path: Path) -> None:
     result = train("data=image_folder", "data.root=nowhere")
-    assert result.stderr.startswith("\nerror: data.root=nowhere")
+    assert result.stderr.startswith("\nerror: data.root=")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "nowhere/train" in result.stderr

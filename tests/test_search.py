@@ -13,13 +13,13 @@ from cifar_pl.sweeps import sweep
 
 
 def test_the_space_of_a_search_is_what_the_overrides_say() -> None:
-    search = pytest.importorskip("cifar_pl.sweeps.search")
+    study = pytest.importorskip("cifar_pl.sweeps.study")
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     parsed = OverridesParser.create().parse_overrides(
         ["a=tag(log, interval(0.001, 1.0))", "b=int(interval(1, 5))", "c=x,y", "d=range(3)"]
     )
-    assert [search._distribution(override) for override in parsed] == [
+    assert [study.distribution(override) for override in parsed] == [
         FloatDistribution(0.001, 1.0, log=True),
         IntDistribution(1, 5),
         CategoricalDistribution(["x", "y"]),
@@ -50,7 +50,7 @@ class Launcher:
 
 def searched(directory: Path, launcher: Launcher, *typed: str, trials: int = 4) -> Any:
     """The study after `python train.py -m sweep=search sweep.trials=... ...` in `directory`."""
-    search = pytest.importorskip("cifar_pl.sweeps.search")
+    search, study = (pytest.importorskip(f"cifar_pl.sweeps.{name}") for name in ("search", "study"))
     cfg = {
         "sweep": {"trials": trials, "seed": 0, "startup": 5, "warmup": 0, "space": {}, "at_once": None},
         "protocol": "honest",
@@ -67,7 +67,7 @@ def searched(directory: Path, launcher: Launcher, *typed: str, trials: int = 4) 
     except UserError as error:
         if "no result" not in str(error):
             raise
-    return search.load(directory / rundir.STUDY, "val/acc")
+    return study.load(directory / rundir.STUDY, "val/acc")
 
 
 BasicLauncher = type("BasicLauncher", (Launcher,), {})  # by its name, Hydra's own

@@ -18,7 +18,7 @@ import torch
 from cifar_pl.errors import UserError
 from cifar_pl.machine import hardware
 from cifar_pl.runs import files
-from cifar_pl.sweeps import sweep
+from cifar_pl.sweeps.jobs import Sweep
 from tests.conftest import LEAN, ROOT, TINY, Train
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_failing_run_costs_no_other_and_only_what_is_missing_runs_again(train:
     assert "Traceback" not in result.stderr + result.stdout
     said = result.stdout
     assert said.index("== Job 2 of 3 failed UserError: seed=-1") < said.index("== Job 3 of 3: seed=1")  # at once
-    assert re.search(r"^== Job 1 of 3 finished, validation \d+\.\d\d%; 2 left, about \d+ s\.$", said, re.M)
+    assert re.search(r"^== Job 1 of 3 finished, validation \d+\.\d\d%; 2 left, about \d\d:\d\d\.$", said, re.M)
     directory = tmp_path / "sweep"
     assert statuses(directory) == {"0-seed_0": "finished", "1-seed_-1": "failed", "2-seed_1": "finished"}
     assert "seed=-1" in files.read_json(directory / "1-seed_-1/status.json")["error"]
@@ -180,7 +180,7 @@ class Launcher:
 
 def test_a_gpu_that_is_lost_ends_a_sweep_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launcher: Any = Launcher()
-    plan = sweep.Sweep(tmp_path / "a sweep", launcher)
+    plan = Sweep(tmp_path / "a sweep", launcher)
     plan.total = 1
     plan.launch(plan.job(["seed=0"], ["seed=0"]), {})
 

@@ -1,23 +1,23 @@
-"""A trial of a search tells its study how it fares, and ends where most did better by then."""
+"""A trial of a search reports to its study, and ends early if most trials did better by then."""
 
 from pathlib import Path
 
 import optuna
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from cifar_pl.sweeps import search
+from cifar_pl.sweeps import study as studies
 
 
 class Prune(Callback):
-    """Reports the monitored value after every validation; stops training where the median pruner says so."""
+    """Reports the monitored value after every validation; stops training if the median pruner decides so."""
 
     def __init__(self, study: Path, run: str, monitor: str) -> None:
-        """Take part in the study in this file as the trial whose run directory has this name, if it is one."""
+        """Report to the trial that belongs to this run directory; do nothing if there is none."""
         self._monitor = monitor
-        found = search.load(study, monitor)
-        found.pruner = optuna.pruners.MedianPruner(**found.user_attrs["pruner"])
-        own = [t for t in found.trials if t.user_attrs.get(search.RUN) == run]
-        self._trial = optuna.trial.Trial(found, own[0]._trial_id) if own else None
+        loaded = studies.load(study, monitor)
+        loaded.pruner = optuna.pruners.MedianPruner(**loaded.user_attrs["pruner"])
+        own = [t for t in loaded.trials if t.user_attrs.get(studies.RUN) == run]
+        self._trial = optuna.trial.Trial(loaded, own[0]._trial_id) if own else None
         self.pruned = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""How many runs go on at the same time, and what of the machine each of them has."""
+"""How many runs there are at the same time, and which part of the machine each of them has."""
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -10,17 +10,13 @@ from hydra.plugins.launcher import Launcher
 from cifar_pl.errors import require
 from cifar_pl.machine import hardware
 
-PER_GPU, CORES = 2, 3  # runs on one GPU, where each has so many cores: it is their Python that a run waits for
-Slot = Mapping[str, str]  # the environment of one of the runs that go on at the same time
+PER_GPU, CORES = 2, 3  # runs on one GPU, if each has so many cores: a run waits for its Python
+Slot = Mapping[str, str]  # the environment of one of the runs at the same time
 Work = Callable[[Slot], None]
 
 
 def allocate(launcher: Launcher, at_once: Any) -> list[Slot]:
-    """One for each run that goes on at the same time; none where they follow one another in this process.
-
-    Raises:
-        UserError: so many cannot be run at once, or it is not said how many.
-    """
+    """One slot for each run at the same time; none if runs follow one another in this process."""
     kind = type(launcher).__name__
     require(
         at_once is None or (isinstance(at_once, int) and at_once > 0),
@@ -33,7 +29,7 @@ def allocate(launcher: Launcher, at_once: Any) -> list[Slot]:
     )
     if kind == "BasicLauncher":
         return []
-    if not local(launcher):
+    if not is_local(launcher):
         from cifar_pl.machine import slurm  # its launcher is an optional part
 
         slurm.watch()
@@ -49,38 +45,37 @@ def allocate(launcher: Launcher, at_once: Any) -> list[Slot]:
     return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {})} for k in range(count)]
 
 
-def local(launcher: Launcher) -> bool:
+def is_local(launcher: Launcher) -> bool:
     """Whether its runs are other processes of this machine: submitit's launcher, an optional part."""
     return type(launcher).__name__ == "LocalLauncher"
 
 
 def run_all(work: Sequence[Work], slots: Sequence[Slot], interrupt: Callable[[], bool]) -> None:
-    """Do all of `work`: as many at once as there are slots; here, one after the other, where there are none.
+    """Do all of `work`, one item at a time in each slot; without slots here, one after the other.
 
-    With slots, whatever ends it early, a signal too, has `interrupt` called until what was begun is over, or
-    until it returns False.
+    If a signal or an error ends it early, `interrupt` is called until running work is over, or it returns False.
     """
     if not slots:
-        for one in work:
-            one({})
+        for item in work:
+            item({})
         return
     todo, lock, errors = iter(work), Lock(), list[BaseException]()
 
     def serve(slot: Slot) -> None:
-        # The launcher's processes inherit this: Ctrl-C on a terminal is not for them; `interrupt` tells the runs, once.
+        # The launcher's processes inherit this: Ctrl-C on a terminal is not for them; `interrupt` stops the runs, once.
         if hasattr(signal, "pthread_sigmask"):  # not on Windows
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         while not errors:
             with lock:
-                one = next(todo, None)
-            if one is None:
+                item = next(todo, None)
+            if item is None:
                 return
             try:
-                one(slot)
-            except BaseException as error:  # noqa: BLE001 - raised again, by whoever waits
+                item(slot)
+            except BaseException as error:  # noqa: BLE001 - raised again below
                 errors.append(error)
 
-    # The runs are other processes, started by the launcher; a thread waits for each, and no exit for a thread.
+    # The runs are other processes, started by the launcher: a thread waits for each, and an exit for no thread.
     threads = [Thread(target=serve, args=[slot], daemon=True) for slot in slots]
     try:
         for thread in threads:

@@ -1,0 +1,51 @@
+"""Optuna's study of a search: a file in the sweep's directory."""
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import optuna
+from hydra.core.override_parser.types import IntervalSweep, Override
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from sqlalchemy import URL
+
+from cifar_pl.errors import require
+from cifar_pl.runs.monitors import MONITORS
+from cifar_pl.runs.record import Record
+
+NAME, RUN = "cifar-pl", "run"  # the study; a trial's attribute, the name of its run directory
+LOCKED = 60  # seconds to wait for another process that writes into the study
+
+
+def load(path: Path, monitor: str) -> optuna.Study:
+    """The study in an SQLite file, or a new one, which looks for the best `monitor`."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    url = str(URL.create("sqlite", database=str(path)))  # any path
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCKED}})
+    direction: Literal["minimize", "maximize"] = "maximize" if MONITORS[monitor] == "max" else "minimize"
+    return optuna.create_study(study_name=NAME, storage=storage, direction=direction, load_if_exists=True)
+
+
+def tell(study: optuna.Study, trial: int, run: Record, monitor: str) -> None:
+    """Enter the result of a trial; one that was interrupted stays open."""
+    if run.status == "finished":
+        value = run.best(monitor)
+        study.tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
+    elif run.status in ("pruned", "failed"):
+        study.tell(trial, state=TrialState.PRUNED if run.status == "pruned" else TrialState.FAIL)
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """Where Optuna draws the value of an override that is a list or an interval."""
+    value = override.value()
+    if not isinstance(value, IntervalSweep):
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
+    low, high, log = value.start, value.end, "log" in value.tags
+    assert low is not None
+    assert high is not None
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log)
+    require(low > 0 or not log, f"{override.input_line}: on a log scale an interval begins above 0.")
+    return FloatDistribution(low, high, log=log)

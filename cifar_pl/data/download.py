@@ -4,7 +4,6 @@ import errno
 import hashlib
 import logging
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException
@@ -20,7 +19,6 @@ log = logging.getLogger(__name__)
 
 CHUNK = 1 << 16  # bytes
 LOCAL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}  # another mirror cannot help
-ATTEMPTS = 2  # per mirror
 
 
 def md5_of(path: Path) -> str:
@@ -34,8 +32,7 @@ def download(
 ) -> None:
     """Put the file with this md5 at `target`, unless it is there already; a second process waits and finds it.
 
-    Each mirror is tried twice, or once if it answers with an HTTP error. An attempt ends when nothing arrives for
-    `timeout` seconds, or less than `min_speed` bytes/s over such a span.
+    A mirror is given up when nothing arrives for `timeout` seconds, or less than `min_speed` bytes/s over such a span.
 
     Raises:
         UserError: no mirror delivered; the message says what each of them did.
@@ -46,20 +43,17 @@ def download(
             return None
         failures: list[str] = []
         for url in mirrors:
-            for _ in range(ATTEMPTS):
-                try:
-                    return _attempt(url, target, md5, timeout, min_speed)
-                except (OSError, HTTPException, ValueError) as error:
-                    if getattr(error, "errno", None) in LOCAL_ERRORS:
-                        raise
-                    failures.append(f"{url}: {error}")
-                    log.warning("Download failed. %s", failures[-1])
-                    if isinstance(error, urllib.error.HTTPError):
-                        break
+            try:
+                return _fetch(url, target, md5, timeout, min_speed)
+            except (OSError, HTTPException, ValueError) as error:
+                if getattr(error, "errno", None) in LOCAL_ERRORS:
+                    raise
+                failures.append(f"{url}: {error}")
+                log.warning("Download failed. %s", failures[-1])
         raise UserError("\n  ".join(["no mirror delivered the file:", *failures]))
 
 
-def _attempt(url: str, target: Path, md5: str, timeout: float, min_speed: float) -> None:
+def _fetch(url: str, target: Path, md5: str, timeout: float, min_speed: float) -> None:
     log.info("Downloading %s", url)
     with (
         urllib.request.urlopen(url, timeout=timeout) as response,  # noqa: S310, the user's own URL

@@ -118,11 +118,11 @@ def test_a_precision_that_would_be_emulated_is_refused_and_a_trained_network_doe
     assert hardware.precision("auto", "cpu") == hardware.precision("auto", "mps") == "32-true"
     for name, where, only in (
         ("bf16", "cpu", "float32"),
-        ("bf16", "cuda", "fp16 and float32"),
+        ("bf16", "cuda", "fp16, float32"),
         ("fp16", "cpu", "float32"),
-        ("fp16", "mps", "float32 and bf16"),
+        ("fp16", "mps", "float32, bf16"),
     ):
-        with pytest.raises(UserError, match=rf"{name}: .* has no {name}, only {only}\. Take precision=auto"):
+        with pytest.raises(UserError, match=rf"precision={name}: .* \({where}\) it must be one of auto, {only}\."):
             hardware.precision(name, where)
         caplog.clear()
         assert hardware.dtype(hardware.PRECISIONS[name], "auto", where) == torch.float32

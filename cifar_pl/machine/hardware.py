@@ -90,11 +90,9 @@ def native(accelerator: str, gpu: int = 0) -> list[str]:
 def precision(name: str, accelerator: str, gpu: int = 0) -> str:
     """Lightning's name for `auto`, `float32`, `bf16` or `fp16`; weights and optimizer are float32 in any case."""
     possible = native(accelerator, gpu)
-    require(name in ("auto", *PRECISIONS), f"precision={name}: it must be one of auto, {', '.join(PRECISIONS)}.")
     require(
         name in ("auto", *possible),
-        f"precision={name}: this device ({accelerator}) has no {name}, only {' and '.join(possible)}. "
-        "Take precision=auto.",
+        f"precision={name}: on this device ({accelerator}) it must be one of auto, {', '.join(possible)}.",
     )
     return PRECISIONS[possible[0] if name == "auto" else name]
 
@@ -102,10 +100,7 @@ def precision(name: str, accelerator: str, gpu: int = 0) -> str:
 def dtype(recorded: object, name: str, accelerator: str) -> torch.dtype:
     """The autocast type of a trained network: its run's, or float32, with a warning, if this device does not have it.
 
-    Args:
-        recorded: Lightning's name of the precision in the run's summary, None if there is none.
-        name: The run's `precision`, for such a run.
-        accelerator: The device type now.
+    The run's is `recorded`, Lightning's name in its summary; if that is None, what its config has as `precision`.
     """
     name = next((key for key, value in PRECISIONS.items() if value == recorded), name)
     if name not in ("auto", *native(accelerator)):

@@ -95,7 +95,7 @@ def test_the_chooser_gives_rates_of_the_curve_or_names_a_problem(record_property
     def one(loss: list[float], low: float, span: float, classes: int) -> None:
         curve = Curve(np.logspace(low, low + span, len(loss)), np.array(loss, float))
         if not len(finite(curve).loss):
-            return  # `measure` refuses it
+            return  # `range_test.measure` refuses it
         choice = choose(curve, classes, stays=bool(classes % 2))
         assert choice.told
         assert set(choice.suggestions) in ({*METHODS}, set())

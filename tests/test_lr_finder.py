@@ -1,4 +1,6 @@
 import math
+import re
+from collections.abc import Callable
 from functools import partial
 
 import albumentations as A
@@ -6,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 from torch import nn
 
+from cifar_pl.config.build import build
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.data.images import Source
 from cifar_pl.errors import UserError
-from cifar_pl.training import lr_finder, schedulers
+from cifar_pl.training import lr_finder, range_test, schedulers
 from cifar_pl.training.classifier import Classifier
-from cifar_pl.training.lr_finder import Curve, choose, measure
+from cifar_pl.training.lr_finder import Curve, choose
+from cifar_pl.training.range_test import measure
 
 
 def curve(noise: float = 0.0, centre: float = -2.0, n: int = 100, seed: int = 0, low: float = -5.0) -> Curve:
@@ -125,7 +130,7 @@ def test_the_curve_ends_at_the_first_loss_that_is_not_finite() -> None:
 
 @pytest.mark.parametrize(("total", "expected"), [(5616, 168), (234, 40), (11_248, 300), (100_000, 300)])
 def test_the_range_test_costs_three_percent_of_the_run(total: int, expected: int) -> None:
-    assert lr_finder.steps(total) == expected
+    assert range_test.steps(total) == expected
 
 
 @pytest.fixture
@@ -180,12 +185,19 @@ def test_random_state_is_restored(tiny_network: nn.Module, data: DataModule, tmp
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize(("steps", "low", "high"), [(39, 1e-5, 1.0), (100, 0.0, 1.0), (100, 1.0, 1e-5)])
-def test_impossible_ranges_are_refused(
-    tiny_network: nn.Module, data: DataModule, steps: int, low: float, high: float
-) -> None:
-    with pytest.raises(UserError, match=r"lr_finder\."):
-        measure(spare(tiny_network), data.train_dataloader(), TRAINER, steps, low, high)
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("method=best", "lr_finder.method=best: it must be 'auto', 'steepest'"),
+        ("num_training=39", "lr_finder.num_training=39: it must be greater than or equal to 40"),
+        ("num_training=many", "lr_finder.num_training=many: it must be a valid integer or it must be 'auto'"),
+        ("min_lr=0", "lr_finder.min_lr=0: it must be greater than 0"),
+        ("min_lr=2", "lr_finder.min_lr=2.0 must be below max_lr=1.0"),
+    ],
+)
+def test_impossible_options_are_refused(config: Callable[..., DictConfig], option: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        build(config("lr_finder=range_test", f"lr_finder.{option}").lr_finder)
 
 
 def test_a_first_loss_that_is_not_finite_is_refused(data: DataModule, tmp_path) -> None:  # type: ignore[no-untyped-def]

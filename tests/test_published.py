@@ -279,14 +279,12 @@ def test_the_range_test_of_each_reports_and_leaves_the_published_rate(
         x = np.linspace(-5, 0, 100)
         return Curve(10**x, 2.3 - 0.8 / (1 + np.exp(-4 * (x + 3))))
 
-    monkeypatch.setattr("cifar_pl.training.lr_finder.measure", measure)
+    monkeypatch.setattr("cifar_pl.training.range_test.measure", measure)
     cfg = config(f"experiment={name}")
     data, classifier, _, _ = made(cfg)
     spare = parts.spare(cfg, classifier.network, data)
-    settings = {key: cfg.lr_finder[key] for key in ("method", "apply", "num_training", "min_lr", "max_lr")}
-    found, source = learning_rate.find(
-        spare, data.train_dataloader(), {}, build(cfg.scheduler), 50, cfg.optimizer.lr, tmp_path, **settings
-    )
+    asked, schedule, loader = build(cfg.lr_finder), build(cfg.scheduler), data.train_dataloader()
+    found, source = learning_rate.find(asked, spare, loader, {}, schedule, 50, cfg.optimizer.lr, tmp_path)
     assert asked == [(100, low, high, momentum, weight_decay, False)]
     assert found == lr
     assert source.startswith("from the config; range test")

@@ -18,7 +18,7 @@ from cifar_pl.data.cifar10 import cifar10
 from cifar_pl.data.images import Images, Source
 from cifar_pl.machine import hardware
 from cifar_pl.runs import files, rundir
-from cifar_pl.training import lr_finder
+from cifar_pl.training import range_test
 
 PIXELS, HELD_OUT = 8, 10_000
 SEEDS, TESTS = (0, 1), range(10)
@@ -107,10 +107,10 @@ def measured(overrides: Sequence[str]) -> dict[str, list[float]]:
     data = parts.data(cfg, "cpu")
     network = parts.network(cfg, data, "cpu")
     trainer = {"accelerator": "cpu", "precision": hardware.precision("auto", "cpu"), "devices": 1}
-    number = lr_finder.steps(16 * (45_000 // data.batch_size))
+    number = range_test.steps(16 * (45_000 // data.batch_size))
     asked = cfg.lr_finder
     with tempfile.TemporaryDirectory() as scratch:
-        curve = lr_finder.measure(
+        curve = range_test.measure(
             parts.spare(cfg, network, data),
             data.train_dataloader(),
             {**trainer, "default_root_dir": scratch},

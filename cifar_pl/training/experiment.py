@@ -103,6 +103,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         lr, source = learning_rate.of_run(run_dir, network)
     elif cfg.lr_finder.enabled and first:  # the classifier hands the rate to the other processes
         lr, source = learning_rate.find(
+            build(cfg.lr_finder),
             parts.spare(cfg, network, data),
             data.train_dataloader(),
             {**machine.one_device(), "default_root_dir": run_dir},
@@ -110,7 +111,6 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
             cfg.trainer.max_epochs,
             lr,
             run_dir,
-            **{key: cfg.lr_finder[key] for key in ("method", "apply", "num_training", "min_lr", "max_lr")},
         )
     where, threads = hardware.named(computer), computer["threads"]
     log.info("Rate %g (%s), %s on %s, %d threads", lr, source, machine.precision, where, threads)

@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from cifar_pl.errors import complete, require
+from cifar_pl.errors import complete
 from cifar_pl.reporting import figures
 from cifar_pl.runs import checkpoints, files, rundir
-from cifar_pl.training import lr_finder, schedulers
+from cifar_pl.training import lr_finder, range_test, schedulers
 from cifar_pl.training.classifier import Classifier, Schedule
+from cifar_pl.training.lr_finder import Choice, Curve
+from cifar_pl.training.range_test import RangeTest
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +22,15 @@ COLUMNS = ("lr", "loss", "smoothed")  # of lr_finder.csv
 
 
 def of_run(run_dir: Path, network: nn.Module) -> tuple[float, str]:
-    """The rate of a run that is resumed, and its source; UserError if its checkpoint is damaged or not of `network`."""
+    """The rate of a run that is resumed, and its source; a damaged checkpoint, or another network's, is refused."""
     checkpoint = checkpoints.load(run_dir / rundir.LAST)
-    checkpoints.load_network(run_dir / rundir.LAST, checkpoint, network)  # refuses another network's
+    checkpoints.load_network(run_dir / rundir.LAST, checkpoint, network)
     file = run_dir / rundir.FINDER
     return checkpoint["hyper_parameters"]["lr"], files.read_json(file)["source"] if file.is_file() else CONFIGURED
 
 
 def find(
+    asked: RangeTest,
     spare: Classifier,
     loader: Any,
     trainer: dict[str, Any],
@@ -35,58 +38,57 @@ def find(
     epochs: int,
     configured: float,
     run_dir: Path,
-    *,
-    method: str,
-    apply: bool,
-    num_training: int | str,
-    min_lr: float,
-    max_lr: float,
 ) -> tuple[float, str]:
-    """Run the range test, and write its curve and its choice into `run_dir`, as CSV, JSON and picture.
+    """Run the range test, and write its curve and its choice into `run_dir`.
 
     Args:
+        asked: How it is run, and whether its result is used.
         spare: A classifier to throw away.
         loader: The training batches.
-        trainer: Arguments of the trainer to throw away.
-        schedule: Of the run, as are `epochs` and the `configured` rate.
-        epochs: How many the run has.
-        configured: The rate to train with if not `apply`; if the test finds none, the rate is not above it.
+        trainer: Arguments of a trainer to throw away.
+        schedule: The run's schedule.
+        epochs: The run's length.
+        configured: The run's rate if the result is not used; an upper limit if there is none.
         run_dir: Where the files go.
-        method: One of `lr_finder.METHODS`.
-        apply: Train with the rate that is found, rather than only report it.
-        num_training: Steps of the test, or `auto`.
-        min_lr: First rate.
-        max_lr: Last rate.
 
     Returns:
         The rate, and in words where it comes from.
     """
-    require(method in lr_finder.METHODS, f"lr_finder.method={method}: one of {', '.join(lr_finder.METHODS)}.")
     total = epochs * len(loader)
     stays = complete(schedulers.stays, "scheduler", schedule=schedule, epochs=epochs, total_steps=total)
-    number = lr_finder.steps(total) if num_training == "auto" else num_training
-    log.info("Learning-rate range test: %s steps from %g to %g", number, min_lr, max_lr)
-    curve = lr_finder.measure(spare, loader, trainer, number, min_lr, max_lr)  # type: ignore[arg-type]
+    number = asked.number(total)
+    log.info("Learning-rate range test: %d steps from %g to %g", number, asked.min_lr, asked.max_lr)
+    curve = range_test.measure(spare, loader, trainer, number, asked.min_lr, asked.max_lr)
     choice = lr_finder.choose(curve, len(spare.hparams["classes"]), stays)
+    lr, source = _decide(asked, choice, configured)
+    _write(run_dir, curve, choice, lr, source)
+    return lr, source
+
+
+def _decide(asked: RangeTest, choice: Choice, configured: float) -> tuple[float, str]:
     lr, source = configured, CONFIGURED
     if choice.suggestions:
-        if apply:
-            lr, source = choice.suggestions[method], f"range test, {method}"
+        found = choice.suggestions[asked.method]
+        if asked.apply:
+            lr, source = found, f"range test, {asked.method}"
         else:
-            source += f"; range test, {method}: {choice.suggestions[method]:.3g}"
+            source += f"; range test, {asked.method}: {found:.3g}"
         suggested = ", ".join(f"{name} {value:.3g}" for name, value in choice.suggestions.items())
-        used = method if apply else f"optimizer.lr={lr:g}"
+        used = asked.method if asked.apply else f"optimizer.lr={lr:g}"
         log.info("Range test: %s; used: %s; %s", suggested, used, choice.told)
     else:
-        if apply:
+        if asked.apply:
             lr = min(configured, choice.safe)
             source = f"the lower of optimizer.lr={configured:g} and {choice.safe:.3g}, safe in the range test"
         log.warning("!! The range test found no rate: %s. Training uses %.3g (%s).", choice.told, lr, source)
         source += f"; the range test found none: {choice.told}"
+    return lr, source
+
+
+def _write(run_dir: Path, curve: Curve, choice: Choice, lr: float, source: str) -> None:
     points = zip(curve.lr, curve.loss, curve.smooth, strict=True)
     rows = [{name: f"{value:.8g}" for name, value in zip(COLUMNS, point, strict=True)} for point in points]
     files.write_csv(run_dir / rundir.RANGE_TEST, COLUMNS, rows)
     figure = figures.lr_curve(curve.lr, curve.loss, curve.smooth, choice.suggestions, lr, choice.guessing, choice.band)
     files.write(run_dir / rundir.LR_FIGURE, figures.png(figure))
     files.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": source, **asdict(choice)})
-    return lr, source

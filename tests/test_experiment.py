@@ -229,6 +229,7 @@ def test_the_range_test_is_on_the_runs_first_gpu(
     asked: list[int] = []
     monkeypatch.setattr(hardware, "accelerator", lambda _name, gpu: asked.append(gpu) or "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _gpu: (8, 0))
     machine = parts.machine(config(*TINY, "trainer=gpu", "precision=float32", f"trainer.devices={listed}"))
     assert asked == [gpu]
     assert machine.one_device() == {"accelerator": "cuda", "precision": "32-true", "devices": [gpu]}

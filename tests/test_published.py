@@ -283,8 +283,8 @@ def test_the_range_test_of_each_reports_and_leaves_the_published_rate(
     cfg = config(f"experiment={name}")
     data, classifier, _, _ = made(cfg)
     spare = parts.spare(cfg, classifier.network, data)
-    asked, schedule, loader = build(cfg.lr_finder), build(cfg.scheduler), data.train_dataloader()
-    found, source = learning_rate.find(asked, spare, loader, {}, schedule, 50, cfg.optimizer.lr, tmp_path)
+    options, schedule, loader = build(cfg.lr_finder), build(cfg.scheduler), data.train_dataloader()
+    found, source = learning_rate.find(options, spare, loader, {}, schedule, 50, cfg.optimizer.lr, tmp_path)
     assert asked == [(100, low, high, momentum, weight_decay, False)]
     assert found == lr
     assert source.startswith("from the config; range test")

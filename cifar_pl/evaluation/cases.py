@@ -57,16 +57,10 @@ def select(
     seed: int = 0,
     pair: tuple[int, int] | None = None,
 ) -> list[Case]:
-    """Up to `number` images that were predicted wrongly, or correctly.
+    """Up to `number` images that were predicted wrongly, or correctly; `pair`: only of this true and predicted class.
 
-    Args:
-        predictions: Of a split.
-        number: How many, at most.
-        wrong: Whether to select mistakes.
-        by: `confidence`, the highest probability of the predicted class first; `loss`, the highest cross-entropy
-            first; `random`, drawn with `seed`.
-        seed: Seed of a random order.
-        pair: Only images of this true class that were predicted as this class.
+    By `confidence` the highest probability of the predicted class comes first, by `loss` the highest cross-entropy;
+    `random` images are drawn with `seed`.
     """
     require(by in ORDERS, f"by={by}: one of {', '.join(ORDERS)}.")
     log_p = predictions.logits.double().log_softmax(1)

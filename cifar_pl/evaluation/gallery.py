@@ -15,27 +15,16 @@ from cifar_pl.evaluation.gradcam import heat_maps
 
 
 class Gallery(NamedTuple):
-    """N images of one split and their explanation.
-
-    Attributes:
-        title: What they are.
-        split: `val` or `test`.
-        classes: Names of the classes.
-        cases: N cases.
-        images: uint8 (N, H, W, 3).
-        method: Method of the heat maps, one of `gradcam.METHODS`.
-        layers: Names of L layers.
-        maps: Heat maps for the predicted class and for each case's other class: float16 (L, N, 2, H, W) in [0, 1].
-    """
+    """N images of a split, with heat maps of L layers for the predicted class and for the other class of each case."""
 
     title: str
     split: str
     classes: Sequence[str]
     cases: Sequence[Case]
-    images: NDArray[np.uint8]
-    method: str
+    images: NDArray[np.uint8]  # (N, H, W, 3)
+    method: str  # one of gradcam.METHODS
     layers: Sequence[str]
-    maps: NDArray[np.float16]
+    maps: NDArray[np.float16]  # (L, N, 2, H, W) in [0, 1]
 
     def npz(self) -> bytes:
         """The content of a file for `load`."""

@@ -9,14 +9,7 @@ from scipy.stats import binomtest
 
 
 class Score(NamedTuple):
-    """Scores of one class; a share is None if it would divide by zero.
-
-    Attributes:
-        name: Name of the class.
-        recall: Share of its images that are predicted as it, often called its accuracy.
-        precision: Share of the images predicted as it that belong to it.
-        support: Number of its images.
-    """
+    """Scores of one class and the number of its images; a share that would divide by zero is None."""
 
     name: str
     recall: float | None

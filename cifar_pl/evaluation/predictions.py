@@ -15,17 +15,11 @@ SPLITS = {"val": "validation", "test": "test"}
 
 
 class Predictions(NamedTuple):
-    """Predictions for all images of a split, on the CPU.
+    """Predictions for all images of a split, on the CPU; `index` is that of `batches.Batch`."""
 
-    Attributes:
-        logits: float32 (N, classes).
-        label: int64 (N,), the given classes.
-        index: int64 (N,), as in `batches.Batch`.
-    """
-
-    logits: torch.Tensor
-    label: torch.Tensor
-    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index
+    logits: torch.Tensor  # float32 (N, classes)
+    label: torch.Tensor  # int64 (N,)
+    index: torch.Tensor  # type: ignore[assignment]  # int64 (N,); hides tuple.index
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":

@@ -27,42 +27,26 @@ log = logging.getLogger(__name__)
 # A run's config may be untrusted: only these functions are called, with plain arguments.
 NETWORKS = {"cifar_pl.models.resnet18.resnet18": resnet18}
 SOURCES: dict[str, Callable[..., Source]] = {
-    "cifar_pl.data.digits.digits": digits,
-    "cifar_pl.data.cifar10.cifar10": cifar10,
-    "cifar_pl.data.image_folder.image_folder": image_folder,
+    f"{source.__module__}.{source.__name__}": source for source in (digits, cifar10, image_folder)
 }
 SOURCE_ARGUMENTS = ("_target_", "root", "image_size")  # no mirrors
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A run's network, on `device`, in evaluation mode.
+    """A run and one of its checkpoints, or a checkpoint alone."""
 
-    Attributes:
-        directory: The run's; of a checkpoint without its run, the directory of the file.
-        checkpoint: The file of the weights.
-        config: The run's config.
-        network: uint8 (N, 3, H, W) to logits (N, classes).
-        classes: Names of the classes.
-        epoch: The epoch of the weights, from 1.
-        validation: Validation predictions of that epoch, if there was a validation.
-        facts: Summary of a finished run, status of another; without the results of other checkpoints.
-        tested: Whether the run tested this checkpoint, and kept the predictions.
-        device: cpu, cuda or mps.
-        dtype: What autocast computes in: as in the run, if this machine can.
-    """
-
-    directory: Path
+    directory: Path  # of the run, or of the lone checkpoint
     checkpoint: Path
     config: dict[str, Any]
-    network: nn.Module
+    network: nn.Module  # uint8 (N, 3, H, W) to logits (N, classes), on `device`, in evaluation mode
     classes: list[str]
-    epoch: int
-    validation: Predictions | None
-    facts: dict[str, Any]
-    tested: bool
+    epoch: int  # of the weights, from 1
+    validation: Predictions | None  # of that epoch
+    facts: dict[str, Any]  # summary of a finished run, status of another; results only if they are of this checkpoint
+    tested: bool  # by the run, which kept the predictions
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype  # of autocast: as in the run, if this machine can
 
     def logits(self, images: torch.Tensor, tta: bool = False) -> torch.Tensor:
         """uint8 (N, 3, H, W) to float32 (N, classes) on the CPU; with `tta` averaged over mirror images."""
@@ -106,14 +90,13 @@ def find(name: str) -> Saved:
     path, lone = Path(name), False
     if path.is_file():
         checkpoint = path.resolve()
-        lone = not rundir.is_run(checkpoint.parents[1])
-        directory = checkpoint.parent if lone else checkpoint.parents[1]
+        lone = not rundir.is_run(checkpoint.parent.parent)
+        directory = checkpoint.parent if lone else checkpoint.parent.parent
     else:
         directory = rundir.find_run(name)
         checkpoint = _tested(directory)
     require(checkpoint.is_file(), f"{directory}: it has no checkpoint; none was kept, or its first epoch did not end.")
-    known = {"directory": directory, "checkpoint": checkpoint, "lone": lone}
-    opened: Saved = complete(_open, f"{directory} is not a run of this version", **known)
+    opened: Saved = complete(partial(_open, directory, checkpoint, lone), f"{directory} is not a run of this version")
     return opened
 
 
@@ -161,9 +144,8 @@ def images(config: Mapping[str, Any], augment: Mapping[str, Transform | None] | 
     if not root.exists() and Path(root.name).exists():
         log.info("%s is not on this machine: the images are read from %s, here.", root, root.name)
         source["root"] = root.name
-    make = partial(DataModule, _named(source, SOURCES), augment or {})
-    data: DataModule = complete(make, "datamodule", **settings)
-    return data
+    made: DataModule = complete(partial(DataModule, _named(source, SOURCES), augment or {}), "datamodule", **settings)
+    return made
 
 
 def _named(node: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

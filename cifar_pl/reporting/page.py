@@ -37,19 +37,14 @@ def write(
     data: DataModule,
     gallery: Gallery | None = None,
 ) -> None:
-    """Write the page of a run, finished or not, and next to it `suspect_labels_<split>.csv`.
+    """Write the page of a run, and next to it `suspect_labels_<split>.csv`.
 
-    Args:
-        run_dir: Its config, metrics, range test and augmentations are shown.
-        page: Path of the page.
-        facts: Summary of a finished run, status of another.
-        predictions: Of validation, test, or both; only of `test` if the test images were the validation.
-        data: Images of the run, loaded.
-        gallery: Explained images to show.
+    Config, metrics, range test and augmentations come from `run_dir`; `facts` are the summary of a finished run, the
+    status of another. Of predictions that were test-selected there is only `test`.
     """
     rows = summary.read_metrics(run_dir / rundir.METRICS)
-    known = ("epochs", "seconds", "images_per_second")  # of an unfinished run, too
-    run = {**{key: value for key, value in summary.training(rows).items() if key in known}, **facts}
+    training = summary.training(rows)  # an unfinished run has no summary
+    run = {**{key: training.get(key) for key in ("epochs", "seconds", "images_per_second")}, **facts}
     classes = data.load().classes
     calibrated = calibration.summary(predictions) if "test" in predictions else {}
     suspects = {split: cases.suspects(p) for split, p in predictions.items()}
@@ -77,11 +72,8 @@ def write(
         methods=METHODS,
         overlay=figures.overlay,
         suspects=suspects,
-        shown={
-            split: list(zip(found[:SUSPECTS], data.pixels(split, [c.index for c in found[:SUSPECTS]]), strict=True))
-            for split, found in suspects.items()
-            if found
-        },
+        shown=SUSPECTS,
+        pixels=data.pixels,
     )
     files.write(page, text)
     for split, found in suspects.items():

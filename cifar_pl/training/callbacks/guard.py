@@ -5,7 +5,7 @@ import math
 import signal
 from collections import deque
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -21,21 +21,13 @@ LAST_STEPS = 10  # of the first epoch: their mean loss is compared with that of 
 FAR_ABOVE = 1.5  # times the loss of guessing
 
 
-class Step(NamedTuple):
-    """A step, counted from 1, its rate and its loss."""
-
-    number: int
-    lr: float
-    loss: torch.Tensor
-
-
 class Guard(Callback):
     """Ends any run, before a checkpoint is written, if a loss or a weight is NaN or infinite."""
 
     def __init__(self, run_dir: str | Path) -> None:
         """Name the checkpoints of `run_dir` in messages."""
         self._run_dir = Path(run_dir)
-        self._steps: list[Step] = []
+        self._steps: list[tuple[int, float, torch.Tensor]] = []  # number from 1, rate, loss
         self._max_lr = 0.0
         self._recent: deque[float] = deque(maxlen=LAST_STEPS)
 
@@ -46,7 +38,7 @@ class Guard(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self._steps.append(Step(trainer.fit_loop.epoch_loop.total_batch_idx + 1, self._lr, outputs["loss"].detach()))
+        self._steps.append((trainer.fit_loop.epoch_loop.total_batch_idx + 1, self._lr, outputs["loss"].detach()))
         if len(self._steps) >= EVERY or trainer.strategy.root_device.type == "cpu":
             self._check_losses(trainer)
 
@@ -67,12 +59,14 @@ class Guard(Callback):
     def _check_losses(self, trainer: Trainer) -> None:
         if not self._steps:
             return
-        losses = torch.as_tensor(trainer.strategy.reduce(torch.stack([s.loss for s in self._steps]), reduce_op="mean"))
+        losses = torch.as_tensor(
+            trainer.strategy.reduce(torch.stack([loss for *_, loss in self._steps]), reduce_op="mean")
+        )
         finite = torch.isfinite(losses)
         if not finite.all():
             place = int(finite.int().argmin())
-            step = self._steps[place]
-            self._stop(trainer, f"The loss became {float(losses[place])} in step {step.number}", step.lr)
+            number, lr, _ = self._steps[place]
+            self._stop(trainer, f"The loss became {float(losses[place])} in step {number}", lr)
         self._recent.extend(losses.tolist())
         self._steps.clear()
 

@@ -54,8 +54,8 @@ def cifar10(
     def load(name: str) -> Any:
         way_out = f"Delete {place}: the archive is then downloaded, unless it is there."
         require(name in contents, f"{place / name} is missing. {way_out}")
-        found, right = md5(contents[name], usedforsecurity=False).hexdigest(), FILES_MD5[name]
-        require(found == right, f"{place / name} is damaged or altered: its md5 is {found}, not {right}. {way_out}")
+        actual, right = md5(contents[name], usedforsecurity=False).hexdigest(), FILES_MD5[name]
+        require(actual == right, f"{place / name} is damaged or altered: its md5 is {actual}, not {right}. {way_out}")
         return pickle.loads(contents[name], encoding="bytes")  # noqa: S301, its md5 is right
 
     def images(*names: str) -> Images:
@@ -82,10 +82,10 @@ def _download(archive: Path, mirrors: Sequence[str], timeout: float, min_speed: 
 def _read(archive: Path) -> dict[str, bytes]:
     """The files in the archive by name."""
     require(archive.is_file(), f"{archive} is not a file. Delete it.")
-    found = md5_of(archive)
+    actual = md5_of(archive)
     require(
-        found == ARCHIVE_MD5,
-        f"{archive} is not CIFAR-10 or is damaged: its md5 is {found}, not {ARCHIVE_MD5}. Delete it.",
+        actual == ARCHIVE_MD5,
+        f"{archive} is not CIFAR-10 or is damaged: its md5 is {actual}, not {ARCHIVE_MD5}. Delete it.",
     )
     with tarfile.open(archive) as tar:
         files = {Path(member.name).name: tar.extractfile(member) for member in tar}

@@ -33,20 +33,18 @@ def accelerator(name: str, gpu: int = 0) -> str:
     a GPU of this number that this torch has no code for.
     """
     if name in ("auto", "gpu", "cuda"):
-        mps = name != "cuda" and torch.backends.mps.is_available()
-        found = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-        if found == "cpu":
-            require(name == "auto" or nvidia(), f"trainer.accelerator={name}: there is no GPU. Take trainer=cpu.")
+        asked, mps = name, name != "cuda" and torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        if name == "cpu" and nvidia():
             cuda = torch.version.cuda
             reason = f"the driver is too old for its CUDA {cuda}, or broken" if cuda else "it is built without CUDA"
             unused = (
-                f"there is an NVIDIA GPU, but this torch {torch.__version__} cannot use it: {reason}. Update "
-                f"the driver, or install a build that fits it (https://pytorch.org/get-started): {OLDER_CUDA}"
+                f"there is an NVIDIA GPU, but this torch {torch.__version__} cannot use it: {reason}. Update the "
+                f"driver, or install a build that fits it (https://pytorch.org/get-started): {OLDER_CUDA}"
             )
-            require(name == "auto", f"trainer.accelerator={name}: {unused}")
-            if nvidia():
-                _warn_once(f"!! On the CPU: {unused}")
-        name = found
+            require(asked == "auto", f"trainer.accelerator={asked}: {unused}")
+            _warn_once(f"!! On the CPU: {unused}")
+        require(name != "cpu" or asked == "auto", f"trainer.accelerator={asked}: there is no GPU. Take trainer=cpu.")
     if name == "cuda":
         # sm_75 is (7, 5), sm_120 is (12, 0), sm_90a is (9, 0)
         built = [divmod(int(n), 10) for n in re.findall(r"\bsm_(\d+)", " ".join(torch.cuda.get_arch_list()))]

@@ -32,7 +32,7 @@ def test_runs_group_by_what_ran_not_by_what_was_typed(make: Make, tmp_path: Path
     assert [run.directory.name for run in found.runs] == ["0-a", "1-b", "2-c", "10-d"]
     assert [one.name for one in found.configurations] == ["optimizer.lr=0.2", "defaults"]
     assert [sorted(one.runs) for one in found.configurations] == [[(0, None), (1, None)]] * 2
-    best = found.configurations[0].spread("val")
+    best = found.configurations[0].accuracy["val"]
     assert best is not None
     assert (best.mean, best.n) == pytest.approx((0.96, 2))
     assert found.configurations[0].seconds == 20
@@ -89,7 +89,7 @@ def test_validation_orders_and_the_test_set_only_where_nothing_else_can(make: Ma
     make("d", "scheduler=d", val=0.95, test=0.95, test_selected=True)
     found = Comparison(list_runs([tmp_path]))
     assert found.test_selected
-    assert found.configurations[0].spread("val") is None
+    assert found.configurations[0].accuracy["val"] is None
 
 
 def test_what_has_no_result_is_named_with_its_reason(make: Make, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from cifar_pl.runs import files, rundir
 from cifar_pl.runs.compare import Comparison, Spread
 from cifar_pl.runs.monitors import TEST_SELECTED
 from cifar_pl.runs.overrides import key_of
-from cifar_pl.runs.record import Record
 
 TABLE, PAGE = "sweep.csv", "sweep.html"
 SHOWN = 20  # configurations in the table at the end; all of them are in the files
@@ -39,7 +38,7 @@ def write(out: Path, comparison: Comparison, how: str) -> None:
         judge=judge,
         splits=SPLITS,
         charts={key: figures.svg(figure, key) for key, figure in charts.items()},
-        versions=sorted({_code(run) for run in comparison.runs}),
+        versions=sorted({run.code for run in comparison.runs}),
         place=lambda run: os.path.relpath(run.directory, out),
         link=lambda run: "./" + quote(os.path.relpath(run.directory / rundir.PAGE, out)),
         exists=lambda run: (run.directory / rundir.PAGE).is_file(),
@@ -57,7 +56,7 @@ def text(comparison: Comparison) -> str:
     """The table at the end: the best configurations, the verdict, and what has no result."""
     rows = [["", "validation, %", "test, %", "n", "configuration"]]
     for place, one in enumerate(comparison.configurations[:SHOWN], 1):
-        cells = (_percent(one.spread(split)) for split in SPLITS)
+        cells = (_percent(one.accuracy[split]) for split in SPLITS)
         rows.append([str(place), *cells, str(len(one.runs)), one.name])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -80,7 +79,7 @@ def _rows(comparison: Comparison, out: Path) -> list[dict[str, Any]]:
     for one in comparison.configurations:
         row: dict[str, Any] = {"status": "finished", "configuration": one.name, "n": len(one.runs)}
         for split in SPLITS:
-            if spread := one.spread(split):
+            if spread := one.accuracy[split]:
                 row |= {f"{split}_acc_{f}": getattr(spread, f) for f in (FIGURES if spread.n > 1 else FIGURES[:1])}
         runs = " ".join(os.path.relpath(run.directory, out) for run in one.runs.values())
         rows.append({**row, "lr": one.lr, "seconds": one.seconds, "runs": runs})
@@ -117,8 +116,3 @@ def _curves(comparison: Comparison) -> dict[str, NDArray[np.float64]]:
         if len(points):
             lines[one.name + (f" ({TEST_SELECTED})" if one.test_selected else "")] = points
     return lines
-
-
-def _code(run: Record) -> str:
-    git = run.facts.get("git")
-    return git["commit"][:10] + (" with changes" if git["dirty"] else "") if git and git["commit"] else "unknown"

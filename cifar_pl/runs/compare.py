@@ -3,8 +3,8 @@
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -40,59 +40,30 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean, std, n, mean - half, mean + half)
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """Finished runs that differ only in seed and fold.
+class Configuration(NamedTuple):
+    """Finished runs that differ only in seed and fold."""
 
-    Attributes:
-        overrides: Those that not every configuration has.
-        runs: By their replicate.
-    """
-
-    overrides: tuple[str, ...]
-    runs: Mapping[tuple[Any, ...], Record]
+    overrides: tuple[str, ...]  # those that not every configuration has
+    runs: Mapping[tuple[Any, ...], Record]  # by their replicate
+    accuracy: Mapping[str, Spread | None]  # over the runs, in `val` and `test`; None if a run has none
+    lr: float  # the median: they differ if each run had a range test
+    seconds: float  # of training and validation, all runs together
+    test_selected: bool
 
     @property
     def name(self) -> str:
         """The overrides in one line."""
         return " ".join(self.overrides) or "defaults"
 
-    def spread(self, split: str) -> Spread | None:
-        """Accuracy over the runs, in `val` or `test`; None if a run has none."""
-        values = [value for run in self.runs.values() if (value := run.accuracy(split)) is not None]
-        if len(values) < len(self.runs):
-            return None
-        result = spread(values)
-        return result._replace(low=max(0.0, result.low), high=min(1.0, result.high)) if result.n > 1 else result
-
-    @property
-    def test_selected(self) -> bool:
-        """Whether the test images stood in for the validation."""
-        return any(run.test_selected for run in self.runs.values())
-
-    @property
-    def lr(self) -> float:
-        """The median of the runs' rates, which differ if each had a range test."""
-        return float(statistics.median(run.lr for run in self.runs.values()))
-
-    @property
-    def seconds(self) -> float:
-        """Of training and validation, all runs together."""
-        return float(sum(run.seconds for run in self.runs.values()))
-
 
 class Comparison:
     """Runs side by side.
 
     Attributes:
-        runs: All of them.
-        finished: Those with a result.
-        others: Those without.
         configurations: Best first. Of two runs with the same seed and fold, the one with the later name counts.
         judge: The split by which they are ordered: `val`, or `test` if not every run has a validation.
         common: The overrides that every configuration has.
         followed: What runs monitored in place of the validation accuracy, else empty.
-        test_selected: Whether a result was chosen by the test images that it is measured on.
     """
 
     def __init__(self, runs: Iterable[Record]) -> None:
@@ -103,32 +74,29 @@ class Comparison:
         self.test_selected = any(run.test_selected for run in self.finished)
         monitors = {str(run.config.get("monitor", "val/acc")) for run in self.finished}
         self.followed = " and ".join(sorted(monitors - {"val/acc"}))
+        self._counts = Counter(o for run in self.runs for o in set(run.overrides))
         groups: dict[str, list[Record]] = {}
         for run in self.finished:
             groups.setdefault(_configuration(run), []).append(run)
         typed = [[o for o in group[0].overrides if key_of(o) not in REPLICATES] for group in groups.values()]
         common = set.intersection(*map(set, typed)) if len(typed) > 1 else set()
         self.common = [o for o in (typed[0] if typed else []) if o in common]
-        found: list[Configuration] = []
+        found: dict[tuple[str, ...], Configuration] = {}
         for overrides, group in zip(typed, groups.values(), strict=True):
             own = tuple(o for o in overrides if o not in common)
-            if any(own == other.overrides for other in found):  # typed alike, but a default has changed
+            if own in found:  # typed alike, but a default has changed
                 own = (*own, f"(as {group[0].directory.name})")
-            found.append(Configuration(own, {run.replicate: run for run in group}))
-        self.judge = "val" if all(c.spread("val") for c in found) else "test"
-        self.configurations = sorted(found, key=lambda c: -self.judged(c).mean)
+            found[own] = _configured(own, {run.replicate: run for run in group})
+        self.judge = "val" if all(c.accuracy["val"] for c in found.values()) else "test"
+        self.configurations = sorted(found.values(), key=lambda c: -self.judged(c).mean)
 
     def name(self, run: Record) -> str:
         """The overrides that not every run has."""
-        return " ".join(o for o in run.overrides if o not in self._shared)
-
-    @cached_property
-    def _shared(self) -> set[str]:
-        return set.intersection(*(set(run.overrides) for run in self.runs))
+        return " ".join(o for o in run.overrides if self._counts[o] < len(self.runs))
 
     def judged(self, configuration: Configuration) -> Spread:
         """The accuracy that decides the place of a configuration."""
-        result = configuration.spread(self.judge)
+        result = configuration.accuracy[self.judge]
         assert result  # every finished run has a test accuracy
         return result
 
@@ -140,7 +108,7 @@ class Comparison:
         first, second = (c.runs for c in self.configurations[:2])
         found = {}
         for split in ("val", "test"):
-            pairs = [(first[r].accuracy(split), second[r].accuracy(split)) for r in first if r in second]
+            pairs = [(first[r].accuracy[split], second[r].accuracy[split]) for r in first if r in second]
             gaps = [a - b for a, b in pairs if a is not None and b is not None]
             if len(gaps) > 1:
                 found[split] = spread(gaps)
@@ -157,6 +125,17 @@ class Comparison:
         result = "distinguishable" if not gap.low <= 0 <= gap.high else "not distinguishable"
         points = f"{100 * gap.mean:+.2f} points, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
         return f"Best and second best are {result}: {points}, {gap.n} pairs of runs with the same seed."
+
+
+def _configured(overrides: tuple[str, ...], runs: Mapping[tuple[Any, ...], Record]) -> Configuration:
+    accuracy: dict[str, Spread | None] = {}
+    for split in ("val", "test"):
+        values = [value for run in runs.values() if (value := run.accuracy[split]) is not None]
+        accuracy[split] = result = spread(values) if len(values) == len(runs) else None
+        if result and result.n > 1:
+            accuracy[split] = result._replace(low=max(0.0, result.low), high=min(1.0, result.high))
+    lr, seconds = statistics.median(run.lr for run in runs.values()), sum(run.seconds for run in runs.values())
+    return Configuration(overrides, runs, accuracy, lr, seconds, any(run.test_selected for run in runs.values()))
 
 
 def _configuration(run: Record) -> str:

@@ -1,106 +1,76 @@
 """A run read from its directory, and all runs below some directories."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from cifar_pl.errors import UserError, require
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from cifar_pl.errors import UserError, reason, require
 from cifar_pl.runs import files, rundir, summary
 from cifar_pl.runs.overrides import flat
 
 REPLICATES = ("seed", "data.fold")  # differ between repetitions of a configuration
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
 
 @dataclass(frozen=True)
 class Record:
-    """A run, as far as it got.
-
-    Attributes:
-        directory: Its run directory.
-        status: finished, pruned (by a search), failed, interrupted, killed, running or unreadable.
-        error: Why it failed or cannot be read, else empty.
-        overrides: As typed.
-        facts: What status.json holds.
-        config: Resolved and flat.
-        summary: What summary.json holds; empty unless the run is finished.
-        metrics: The rows of metrics.csv; none unless the run is finished.
-    """
+    """A run, as far as it got."""
 
     directory: Path
-    status: str
-    error: str = ""
-    overrides: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
-    summary: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Sequence[Mapping[str, float]] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse what damaged files hold, so that nothing below fails later."""
-        texts, git = (self.status, self.error, *self.overrides), self.facts.get("git")
-        words = all(isinstance(text, str) for text in texts)
-        require(words, f"{rundir.STATUS}: status, error and overrides must be text.")
-        known = not git or (isinstance(git["commit"] or "", str) and "dirty" in git)
-        require(known, f"{rundir.STATUS}: git must have commit and dirty.")
-        hash(self.replicate)
-        if self.status == "finished":
-            shares = [share for split in ("val", "test") if (share := self.accuracy(split)) is not None]
-            usable = all(0 <= s <= 1 for s in shares) and 0 < self.lr < math.inf and 0 <= self.seconds < math.inf
-            rule = "accuracies must be from 0 to 1, lr above 0, seconds 0 or more"
-            require(usable, f"{rundir.SUMMARY}: {rule}; they are {shares}, {self.lr}, {self.seconds}.")
-
-    @property
-    def replicate(self) -> tuple[Any, ...]:
-        """The values of `REPLICATES`."""
-        return tuple(self.config.get(name) for name in REPLICATES)
-
-    @property
-    def lr(self) -> float:
-        """The learning rate that was used."""
-        return float(self.summary["lr"]["value"])
-
-    @property
-    def seconds(self) -> float:
-        """Of training and validation."""
-        return float(self.summary.get("seconds", 0))
-
-    @property
-    def test_selected(self) -> bool:
-        """Whether the test images stood in for the validation."""
-        return bool(self.summary["protocol"]["test_selected"])
-
-    def best(self, monitor: str) -> float | None:
-        """`val/acc` or `val/loss` of the best epoch; None if it was NaN, or no validation images were held out."""
-        scores = {} if self.test_selected else self.summary["val"] or {}
-        value = scores.get(f"best_{monitor.removeprefix('val/')}")
-        return None if value is None else float(value)
-
-    def accuracy(self, split: str) -> float | None:
-        """Of `val` (see `best`) or `test`, in [0, 1]."""
-        return self.best("val/acc") if split == "val" else float(self.summary["test"]["acc"])
+    status: str  # finished, pruned (by a search), failed, interrupted, killed, running or unreadable
+    error: str = ""  # why it failed or cannot be read
+    overrides: tuple[str, ...] = ()  # as typed
+    code: str = "unknown"  # its commit, and whether that was changed
+    facts: dict[str, Any] = field(default_factory=dict)  # status.json
+    config: dict[str, Any] = field(default_factory=dict)  # resolved and flat
+    replicate: tuple[Hashable, ...] = ()  # the values of `REPLICATES`
+    # Of a finished run:
+    summary: dict[str, Any] = field(default_factory=dict)  # summary.json
+    metrics: list[dict[str, float]] = field(default_factory=list)  # metrics.csv
+    accuracy: dict[str, Share | None] = field(default_factory=dict)  # `test`; `val` is None without images of its own
+    test_selected: bool = False  # the test images stood in for the validation
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # of training and validation
 
 
 def read(directory: Path) -> Record:
     """The run in `directory`; its status is `unreadable` if a file is damaged."""
     try:
-        facts = rundir.state(directory)
-        finished = facts["status"] == "finished"
-        return Record(
-            directory,
-            facts["status"],
-            facts.get("error", ""),
-            tuple(facts.get("overrides", ())),
-            facts,
-            flat(rundir.read_config(directory)) if (directory / rundir.CONFIG).is_file() else {},
-            files.read_json(directory / rundir.SUMMARY) if finished else {},
-            summary.read_metrics(directory / rundir.METRICS) if finished else (),
-        )
+        return _read(directory)
     except Exception as error:  # noqa: BLE001 - readers of damaged files raise anything
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        return Record(directory, "unreadable", text)
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        return Record(directory, "unreadable", kind + reason(error))
+
+
+def _read(directory: Path) -> Record:
+    facts = rundir.state(directory)
+    config = flat(rundir.read_config(directory)) if (directory / rundir.CONFIG).is_file() else {}
+    git, code = facts.get("git"), "unknown"
+    if git and git["commit"]:
+        code = git["commit"][:10] + (" with changes" if git["dirty"] else "")
+    replicate = tuple(config.get(name) for name in REPLICATES)
+    error, overrides = facts.get("error", ""), facts.get("overrides", ())
+    run = Record(directory, facts["status"], error, overrides, code, facts, config, replicate)
+    if run.status != "finished":
+        return run
+    results = files.read_json(directory / rundir.SUMMARY)
+    selected = results["protocol"]["test_selected"]
+    validated = None if selected else results["val"]
+    return replace(
+        run,
+        summary=results,
+        metrics=summary.read_metrics(directory / rundir.METRICS),
+        accuracy={"val": validated and validated["best_acc"], "test": float(results["test"]["acc"])},
+        test_selected=selected,
+        lr=results["lr"]["value"],
+        seconds=results.get("seconds", 0),
+    )
 
 
 def list_runs(directories: Sequence[Path]) -> list[Record]:

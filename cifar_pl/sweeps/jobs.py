@@ -48,8 +48,8 @@ class Job(NamedTuple):
         run = record.read(self.directory)
         if run.status != "finished":
             return f"{run.status} {run.error}".strip(" .")
-        split = "test" if run.accuracy("val") is None else "val"
-        return f"finished, {SPLITS[split]} {run.accuracy(split):.2%}"
+        split = "test" if run.accuracy["val"] is None else "val"
+        return f"finished, {SPLITS[split]} {run.accuracy[split]:.2%}"
 
 
 class Sweep:

@@ -31,7 +31,8 @@ def load(path: Path, monitor: str) -> optuna.Study:
 def tell(study: optuna.Study, trial: int, run: Record, monitor: str) -> None:
     """Enter the result of a trial; one that was interrupted stays open."""
     if run.status == "finished":
-        value = run.best(monitor)
+        best = {} if run.test_selected else run.summary["val"] or {}
+        value = best.get(f"best_{monitor.removeprefix('val/')}")  # None: it was NaN
         study.tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
     elif run.status in ("pruned", "failed"):
         study.tell(trial, state=TrialState.PRUNED if run.status == "pruned" else TrialState.FAIL)

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from cifar_pl.config import resume, schema
-from cifar_pl.errors import UserError, require
+from cifar_pl.errors import require
 from cifar_pl.reporting import comparison_page
+from cifar_pl.runs import rundir
 from cifar_pl.runs.compare import Comparison
 from cifar_pl.runs.record import list_runs
 from cifar_pl.sweeps import slots
@@ -25,17 +26,9 @@ Plan = Callable[[DictConfig, Sweep, Mapping[str, Override], Check], list[Work]]
 
 
 def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[Override], check: Check) -> None:
-    """Run a sweep in `hydra.sweep.dir`, and write its table and page there, even if it ends early.
+    """Run the jobs of `plan` in `hydra.sweep.dir`, and write their table and page there, even if it ends early.
 
-    Args:
-        plan: `grid`, or `search.trials`: what is left to do.
-        config: The sweep's, with `hydra` and `sweep`.
-        launcher: Hydra's: it runs jobs in this process, in others, or on other machines.
-        overrides: As typed; those of `sweep` are not passed to jobs.
-        check: Of the jobs' overrides.
-
-    Raises:
-        UserError: the sweep cannot be run as asked, or not every job has a result in the end.
+    The overrides of `sweep` are not passed to jobs. Every job must have a result in the end.
     """
     schema.check(OmegaConf.masked_copy(config, ["sweep"]))
     directory = Path(config.hydra.sweep.dir)
@@ -49,7 +42,12 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
     try:
         slots.run_all(work, free, sweep.interrupt)
     finally:
-        _report(directory, comparison_page.shell("train.py", "-m", *config.hydra.overrides.task, *hydra))
+        if any(directory.glob(f"*/{rundir.STATUS}")):
+            comparison = Comparison(list_runs([directory]))
+            tqdm.write(f"\n{comparison_page.text(comparison)}")
+            how = comparison_page.shell("train.py", "-m", *config.hydra.overrides.task, *hydra)
+            comparison_page.write(directory, comparison, how)
+            tqdm.write(f"Look at: {directory / comparison_page.PAGE}")
     missing = [job for job in sweep.jobs if not job.is_over()]
     require(
         not missing,
@@ -74,13 +72,3 @@ def grid(_config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], check
     sweep.total = len(combinations)
     jobs = [sweep.job(c, [o for o in c if o not in fixed]) for c in combinations]
     return [partial(sweep.launch, job) for job in jobs]
-
-
-def _report(directory: Path, how: str) -> None:
-    try:
-        comparison = Comparison(list_runs([directory]))
-    except UserError:
-        return  # no run was started
-    tqdm.write(f"\n{comparison_page.text(comparison)}")
-    comparison_page.write(directory, comparison, how)
-    tqdm.write(f"Look at: {directory / comparison_page.PAGE}")

@@ -15,17 +15,11 @@ Key = tuple[int, int]  # (epoch, row of the image in its part of the source)
 
 
 class Batch(NamedTuple):
-    """Some images.
+    """Images, their labels, and their rows in the source's training part (train, val) or test part (test)."""
 
-    Attributes:
-        image: uint8 (B, 3, H, W), RGB, in channels-last memory.
-        label: int64 (B,).
-        index: int64 (B,), row in the source's training part (train, val) or test part (test).
-    """
-
-    image: torch.Tensor
-    label: torch.Tensor
-    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index
+    image: torch.Tensor  # uint8 (B, 3, H, W), RGB, in channels-last memory
+    label: torch.Tensor  # int64 (B,)
+    index: torch.Tensor  # type: ignore[assignment]  # int64 (B,); hides tuple.index
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the image alone as a tensor: the main process opens shared memory for each tensor of a worker."""

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import stat
 from hashlib import sha256
 from pathlib import Path
@@ -31,15 +32,15 @@ MAX_NAMED = 5  # files in one message
 def image_folder(root: str | Path, image_size: Annotated[int, Field(ge=1, le=1024)] = 32) -> Source:
     """Images of any size, centre-cropped to squares and resized to `image_size`; classes are folder names.
 
-    The pixels are cached in `root/.cifar_pl` under a key made of every file's path, size and times and
-    of `image_size`, so that a changed folder is decoded again. Hidden files are skipped. All files that cannot be
-    used are named in one UserError.
+    The pixels are cached in `root/.cifar_pl` under a key made of every file's path, size and times and of
+    `image_size`, so that a changed folder is decoded again. Hidden files are skipped; broken ones are refused by name.
     """
     root = Path(root)
     classes = _classes(root)
     train, test = ([path for name in classes for path in _images(root / part / name)] for part in PARTS)
     files, n = train + test, len(train)
-    stamps = [(str(path.relative_to(root)), _stamp(path)) for path in files]
+    stats = ((path.relative_to(root), _stat(path)) for path in files)  # times and size change with the content
+    stamps = [(str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in stats]
     key = sha256(repr((VERSION, image_size, classes, stamps)).encode()).hexdigest()[:16]
     shape = (len(files), image_size, image_size, 3)
     pixels = cached(root / ".cifar_pl" / f"{key}.pixels", shape, lambda: _decode(files, image_size))
@@ -53,7 +54,7 @@ def _classes(root: Path) -> tuple[str, ...]:
             (root / part).is_dir(),
             f"data.root={root}: there is no directory {root / part}. It must hold train/<class>/* and test/<class>/*.",
         )
-    train, test = ({path.name for path in _visible(root / part) if _is_folder(path)} for part in PARTS)
+    train, test = ({path.name for path in _visible(root / part) if stat.S_ISDIR(_stat(path).st_mode)} for part in PARTS)
     require(
         train == test,
         f"data.root={root}: train and test must have the same class folders, but only one of them has "
@@ -73,20 +74,11 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _is_folder(path: Path) -> bool:
+def _stat(path: Path) -> os.stat_result:
     try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except OSError as error:  # a link to itself or to nowhere: is_dir() would skip it, and with it a class
+        return path.stat()
+    except OSError as error:  # a link to itself or to nowhere
         raise UserError(f"{path}: {error.strerror}. Delete or replace it.") from error
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Size and times, which change with the content."""
-    try:
-        status = path.stat()
-    except OSError:  # `_read` will name it
-        return ()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _decode(files: list[Path], size: int) -> NDArray[np.uint8]:

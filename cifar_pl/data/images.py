@@ -13,15 +13,10 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images.
+    """Labelled images."""
 
-    Attributes:
-        pixels: uint8 (N, H, W, 3), RGB, 0 to 255.
-        labels: int64 (N,), from 0.
-    """
-
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    pixels: NDArray[np.uint8]  # (N, H, W, 3), RGB, 0 to 255
+    labels: NDArray[np.int64]  # (N,), from 0
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -40,9 +35,9 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: training part (the validation images are split from it), test part, class names."""
+    """A data set."""
 
-    train: Images
+    train: Images  # the validation images are split from it
     test: Images
     classes: tuple[str, ...]
 

@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class File(NamedTuple):
-    """A picture to predict, with its class if it is in a folder of that name."""
+    """A picture to predict."""
 
     path: Path
-    label: str | None
+    label: str | None  # its class, if it is in a folder of that name
 
 
 def collect(path: Path, classes: Sequence[str]) -> list[File]:

@@ -23,7 +23,7 @@ class CifarSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the jobs that `arguments`, the overrides as typed, describe."""
+        """Run the jobs that the overrides, as typed, describe."""
         from cifar_pl.sweeps import sweep  # seconds of torch that --help does without
 
         assert self.config is not None
@@ -35,5 +35,5 @@ class CifarSweeper(Sweeper):
             except ModuleNotFoundError as error:
                 raise UserError(f'sweep=search: {error} It is an optional part: pip install -e ".[sweep]"') from error
             plan = search.trials
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        sweep.run(plan, self.config, self.launcher, parser.parse_overrides(arguments), self.validate_batch_is_legal)
+        typed = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(arguments)
+        sweep.run(plan, self.config, self.launcher, typed, self.validate_batch_is_legal)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -119,31 +120,23 @@ def register_resolvers() -> None:
         "share": lambda share, of: math.floor(share * of + 1e-9),  # 0.7 of 90 is 62.99999999999999 in binary
         "direction": lambda monitor: MONITORS.get(monitor, "max"),
         "hydra_dir": _hydra_dir,
-        "gpus": _gpus,
+        "gpus": lambda *asked: import_module("cifar_pl.machine.slurm").gpus(*asked),  # submitit is an optional part
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def _alone(run_id: str, started: int) -> str:
+    own = f"{started} processes were started, and each would make a run directory of its own. Name one for all: "
+    command = f"torchrun --nproc-per-node {started} train.py trainer=ddp hydra.run.dir=outputs/NAME"
     if started > 1:
-        raise Failed from UserError(
-            processes.misstarted()
-            or f"{started} processes were started, and each would make a run directory of its own. Name one for all: "
-            f"torchrun --nproc-per-node {started} train.py trainer=ddp hydra.run.dir=outputs/NAME"
-        )
+        raise Failed from UserError(processes.misstarted() or own + command)
     return run_id
 
 
 def _hydra_dir(run_dir: str) -> str | None:
     """Where Hydra writes in a run directory: nowhere if the first process does, or if this run will be refused."""
     return None if processes.rank() or rundir.has_results(Path(run_dir)) else ".hydra"
-
-
-def _gpus(accelerator: str, partition: str | None) -> int | None:
-    from cifar_pl.machine import slurm  # its launcher is an optional part
-
-    return slurm.gpus(accelerator, partition)
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:

@@ -53,15 +53,10 @@ class Job(NamedTuple):
 
 
 class Sweep:
-    """The jobs of one sweep, in one directory.
-
-    Attributes:
-        jobs: In their order.
-        total: How many there will be.
-    """
+    """The jobs of one sweep, in one directory, which may hold runs of an earlier attempt."""
 
     def __init__(self, directory: Path, launcher: Launcher) -> None:
-        """Launch into `directory`, which may hold runs of an earlier attempt."""
+        """Without jobs yet; `total` is how many there will be."""
         self.directory, self.jobs, self.total = directory, list[Job](), 0
         self._launcher = launcher
         earlier = [file.parents[1] for file in directory.glob(f"[0-9]*-*/{overrides.FILE}")]

@@ -1,8 +1,9 @@
 """How many runs there are at the same time, and which part of the machine each of them has."""
 
 import signal
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any
 
 from hydra.plugins.launcher import Launcher
@@ -59,21 +60,19 @@ def run_all(work: Sequence[Work], slots: Sequence[Slot], interrupt: Callable[[],
         for item in work:
             item({})
         return
-    todo, lock, errors = iter(work), Lock(), list[BaseException]()
+    todo, errors = deque[Work | None]([*work, *[None] * len(slots)]), list[BaseException]()
 
     def serve(slot: Slot) -> None:
         # The launcher's processes inherit this: Ctrl-C on a terminal is not for them; `interrupt` stops the runs, once.
         if hasattr(signal, "pthread_sigmask"):  # not on Windows
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        while not errors:
-            with lock:
-                item = next(todo, None)
-            if item is None:
-                return
-            try:
+        try:
+            for item in iter(todo.popleft, None):
+                if errors:
+                    return
                 item(slot)
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                errors.append(error)
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
 
     # The runs are other processes, started by the launcher: a thread waits for each, and an exit for no thread.
     threads = [Thread(target=serve, args=[slot], daemon=True) for slot in slots]

@@ -1,4 +1,4 @@
-"""Optuna's study of a search: a file in the sweep's directory."""
+"""Optuna's study of a search, a file in the sweep's directory, and the callback by which a trial reports to it."""
 
 import logging
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Literal
 import optuna
 from hydra.core.override_parser.types import IntervalSweep, Override
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
+from pytorch_lightning import Callback, LightningModule, Trainer
 from sqlalchemy import URL
 
 from cifar_pl.errors import require
@@ -50,3 +51,23 @@ def distribution(override: Override) -> BaseDistribution:
         return IntDistribution(low, high, log=log)
     require(low > 0 or not log, f"{override.input_line}: on a log scale an interval begins above 0.")
     return FloatDistribution(low, high, log=log)
+
+
+class Prune(Callback):
+    """Reports the monitored value after every validation; stops training if most trials did better by then."""
+
+    def __init__(self, study: Path, run: str, monitor: str) -> None:
+        """Report to the trial whose run directory has this name; do nothing if there is none."""
+        self._monitor, loaded = monitor, load(study, monitor)
+        loaded.pruner = optuna.pruners.MedianPruner(**loaded.user_attrs["pruner"])
+        trials = [trial for trial in loaded.trials if trial.user_attrs.get(RUN) == run]
+        self._trial = Trial(loaded, trials[0]._trial_id) if trials else None
+        self.pruned = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._trial is None or trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        epoch = trainer.current_epoch + 1
+        self._trial.report(float(trainer.callback_metrics[self._monitor]), epoch)
+        if epoch < (trainer.max_epochs or 0) and self._trial.should_prune():
+            self.pruned = trainer.should_stop = True

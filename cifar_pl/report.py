@@ -24,7 +24,7 @@ def main() -> None:
     require(ask.out or len(ask.directories) == 1, "Several directories: say with --out DIR where the page goes.")
     out = ask.out or ask.directories[0]
     comparison = Comparison(list_runs(ask.directories))
-    comparison_page.write(out, comparison, comparison_page.shell("-m", "cifar_pl.report", *sys.argv[1:]))
+    comparison_page.write(out, comparison, ["-m", "cifar_pl.report", *sys.argv[1:]])
     sys.stdout.write(comparison_page.text(comparison) + "\n")
     log.info("Look at: %s", out / PAGE)
 

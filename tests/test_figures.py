@@ -88,7 +88,8 @@ def test_ten_lines_of_a_comparison_have_colours_and_names() -> None:
     figure = figures.comparison(lines, "rate", "accuracy", log=True)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [*(f"line {n}" for n in range(10)), "3 others"]
-    assert [line.get_color() for line in figure.axes[0].containers[12].get_children()[:1]] == ["0.75"]
+    line, caps, _ = figure.axes[0].containers[12]
+    assert {artist.get_color() for artist in (line, *caps)} == {"0.75"}
 
 
 def test_a_cold_heat_map_leaves_the_image_grey_and_a_hot_one_colours_it() -> None:

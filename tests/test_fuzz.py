@@ -158,7 +158,7 @@ def test_a_report_has_a_row_for_every_run_and_no_markup_of_its_names(
                 file = run / data.draw(st.sampled_from([rundir.STATUS, rundir.SUMMARY, rundir.METRICS, rundir.CONFIG]))
                 file.write_bytes(data.draw(spoiled(file.read_bytes())))
         comparison = compare.Comparison(list_runs([tmp_path / "sweep"]))
-        comparison_page.write(tmp_path, comparison, "how")
+        comparison_page.write(tmp_path, comparison, ["how"])
         assert len(comparison.finished) + len(comparison.others) == n
         assert comparison_page.text(comparison)
         assert all(run.error for run in comparison.others if run.status == "unreadable")

@@ -86,7 +86,7 @@ def test_the_page_is_whole_and_says_no_more_than_it_was_told(sweep: Path, ask: A
 def test_one_rate_needs_no_plot_over_rates(make: Make, tmp_path: Path) -> None:
     make("0-a", "scheduler=a", val=0.9)
     make("1-b", "scheduler=b", val=0.8)
-    comparison_page.write(tmp_path, Comparison(list_runs([tmp_path])), "how")
+    comparison_page.write(tmp_path, Comparison(list_runs([tmp_path])), ["how"])
     assert (tmp_path / "sweep.html").read_text().count("<svg") == 1
 
 
@@ -104,6 +104,6 @@ def test_a_table_by_accuracy_of_runs_that_followed_the_loss_says_so(make: Make, 
     for name, monitor in (("0-a", "val/loss"), ("1-b", "val/acc")):
         make(f"{name}/{monitor[4:]}", f"seed={name[0]}", val=0.9, monitor=monitor)
         comparison = Comparison(list_runs([tmp_path / name]))
-        comparison_page.write(tmp_path / name, comparison, "")
+        comparison_page.write(tmp_path / name, comparison, [])
         for text in (comparison_page.text(comparison), (tmp_path / name / "sweep.html").read_text()):
-            assert ("The runs went by val/loss" in text) == (monitor == "val/loss")
+            assert ("The runs monitored val/loss" in text) == (monitor == "val/loss")

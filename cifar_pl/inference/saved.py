@@ -76,7 +76,7 @@ class Saved:
             require(same, f"{self.directory}: the {split} images are not those that the run saw.")
             return kept
         if split == "test":
-            log.warning("!! The test images are read now, for this checkpoint. Choose nothing by what they say.")
+            log.warning("!! The test images are read now, for this checkpoint. Do not select anything by the results.")
         loader: Any = data.test_dataloader() if split == "test" else data.val_dataloader()
         parts = [Predictions(self.logits(batch.image), batch.label, batch.index) for batch in loader]
         return Predictions(*map(torch.cat, zip(*parts, strict=True)))

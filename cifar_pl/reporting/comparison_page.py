@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,8 +24,8 @@ ACCURACIES = tuple(f"{split}_acc_{figure}" for split in SPLITS for figure in FIG
 COLUMNS = ("status", "configuration", "n", *ACCURACIES, "lr", "seconds", "runs", "error")
 
 
-def write(out: Path, comparison: Comparison, how: str) -> None:
-    """Write `sweep.csv` and the self-contained page `sweep.html` into `out`; `how` is the command that made them."""
+def write(out: Path, comparison: Comparison, arguments: Sequence[str]) -> None:
+    """Write `sweep.csv` and the page `sweep.html` into `out`; `python` with these arguments made them."""
     files.write_csv(out / TABLE, COLUMNS, _rows(comparison, out))
     judge, families, charts = SPLITS[comparison.judge], _families(comparison), {}
     if any(len(points) > 1 for points in families.values()):
@@ -42,14 +43,9 @@ def write(out: Path, comparison: Comparison, how: str) -> None:
         place=lambda run: os.path.relpath(run.directory, out),
         link=lambda run: "./" + quote(os.path.relpath(run.directory / rundir.PAGE, out)),
         exists=lambda run: (run.directory / rundir.PAGE).is_file(),
-        how=how,
+        command=shlex.join(["python", *arguments]),
     )
     files.write(out / PAGE, text)
-
-
-def shell(*arguments: str) -> str:
-    """A Python command, quoted for a shell."""
-    return shlex.join(["python", *arguments])
 
 
 def text(comparison: Comparison) -> str:
@@ -66,7 +62,7 @@ def text(comparison: Comparison) -> str:
         lines.append(f"... and {more} more in {TABLE}")
     lines.append(f"{comparison.verdict} (Mean ± standard deviation over n runs; by {SPLITS[comparison.judge]}.)")
     if comparison.followed:
-        lines.append(f"!! The runs went by {comparison.followed}, so their best need not be the first here.")
+        lines.append(f"!! The runs monitored {comparison.followed}, so the best of them need not be the first here.")
     if comparison.test_selected:
         lines.append(f"!! {TEST_SELECTED}: with protocol=published the test images stood in for the validation.")
     lines += [f"{run.status}: {run.directory} {run.error}".rstrip() for run in comparison.others]

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -103,11 +104,10 @@ def comparison(lines: Mapping[str, NDArray[np.float64]], xlabel: str, ylabel: st
     axes = figure.subplots()
     for n, (name, points) in enumerate(lines.items()):
         x, y, *std = points.T
-        line = axes.errorbar(x, y, *std, marker="o" if std else None, markersize=4, capsize=3, linewidth=1.2)
-        line.set_label(name if n < COLORS else f"{len(lines) - COLORS} others" if n == COLORS else None)
-        if n >= COLORS:
-            for artist in line.get_children():
-                artist.set(color="0.75", zorder=1)
+        color, order = (f"C{n}", 2) if n < COLORS else ("0.75", 1)
+        label = name if n < COLORS else f"{len(lines) - COLORS} others" if n == COLORS else None
+        style: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 3} if std else {}
+        axes.errorbar(x, y, *std, color=color, zorder=order, label=label, linewidth=1.2, **style)
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
     if not log:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

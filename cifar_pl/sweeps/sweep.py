@@ -45,8 +45,7 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
         if any(directory.glob(f"*/{rundir.STATUS}")):
             comparison = Comparison(list_runs([directory]))
             tqdm.write(f"\n{comparison_page.text(comparison)}")
-            how = comparison_page.shell("train.py", "-m", *config.hydra.overrides.task, *hydra)
-            comparison_page.write(directory, comparison, how)
+            comparison_page.write(directory, comparison, ["train.py", "-m", *config.hydra.overrides.task, *hydra])
             tqdm.write(f"Look at: {directory / comparison_page.PAGE}")
     missing = [job for job in sweep.jobs if not job.is_over()]
     require(

@@ -11,6 +11,7 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.evaluation import calibration
@@ -42,9 +43,8 @@ class Dashboard(Callback):
         self._drawn_at = -PAUSE
         self._undrawn: tuple[int, NDArray[np.int64]] | None = None  # epoch and counts of the last validation
 
+    @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
-        if not trainer.is_global_zero:
-            return
         data = data_of(trainer)
         draws = [data.batch("train", epoch, EXAMPLES) for epoch in range(DRAWS)]
         original = data.pixels("train", draws[0].index.numpy())
@@ -60,8 +60,9 @@ class Dashboard(Callback):
             if (finder := self._run_dir / rundir.LR_FIGURE).exists():
                 logger.experiment.add_image("lr_finder", imread(finder)[..., :3], dataformats="HWC")
 
+    @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
-        if not trainer.is_global_zero or trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         epoch, classes = trainer.current_epoch + 1, pl_module.hparams["classes"]
         counts = pl_module.predictions["val"].confusion(len(classes))
@@ -72,17 +73,15 @@ class Dashboard(Callback):
         if time.monotonic() - self._drawn_at >= PAUSE:
             self._draw_confusion(trainer, classes)
 
+    @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
-        if not trainer.is_global_zero:
-            return
         self._draw_confusion(trainer, pl_module.hparams["classes"])
         rows = [row for c in trainer.callbacks if isinstance(c, EpochLog) for row in c.rows]  # type: ignore[attr-defined]
         if rows:
             publish(trainer, self._run_dir, "curves", figures.curves(rows))
 
+    @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
-        if not trainer.is_global_zero:
-            return
         classes = pl_module.hparams["classes"]
         for split, predictions in pl_module.predictions.items():
             files.write(self._run_dir / rundir.PREDICTIONS[split], predictions.npz())

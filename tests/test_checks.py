@@ -25,6 +25,7 @@ DDP = (*(override for override in TINY if override != "trainer=cpu"), "trainer=d
         (("callbacks.best.monitor=train/loss",), r"callbacks\.best\.monitor=train/loss.*test set"),
         (("callbacks.best.monitor=test/loss",), "the test set selects nothing"),
         (("callbacks=early_stopping", "callbacks.early_stopping.monitor=test/acc"), "the test set selects nothing"),
+        (("scheduler=plateau", "scheduler.monitor=test/loss"), r"scheduler\.monitor=.*train/last_loss; the test set"),
         (("data.start_share=1.0",), r"data\.start_share=1\.0"),
         (("trainer.check_val_every_n_epoch=0",), r"check_val_every_n_epoch=0"),
         (("trainer.check_val_every_n_epoch=99",), r"check_val_every_n_epoch=99: it must be from 1 to"),

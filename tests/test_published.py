@@ -398,7 +398,6 @@ def test_a_test_selected_run_is_marked_everywhere(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("scheduler=plateau", "scheduler.monitor=test/loss"), "the test set selects nothing"),
         (("protocol=lucky",), "^protocol=lucky: it must be 'honest' or 'published'"),
         (("data.mean=[0.5,0.5,0.5]",), r"data\.mean=.*data\.std=None"),
         (("data.mean=[0.5,0.5]", "data.std=[0.5,0.5]"), r"^data\.mean=\[0\.5, 0\.5\]: .* at least 3 items"),

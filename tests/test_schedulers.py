@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from cifar_pl.errors import UserError
+from cifar_pl.errors import UserError, complete
 from cifar_pl.training import schedulers
 
 EPOCHS, STEPS = 4, 40
@@ -140,6 +140,7 @@ def test_which_schedules_stay_at_their_rate() -> None:
         assert schedulers.stays(schedule, EPOCHS, STEPS) == expected
 
 
-def test_onecycle_refuses_what_is_no_part_of_a_run() -> None:
-    with pytest.raises(UserError, match=r"pct_start=1\.5"):
-        rates(schedulers.onecycle, pct_start=1.5, anneal_strategy="cos", div_factor=5.0, final_div_factor=10.0)
+def test_onecycle_refuses_what_is_not_a_part_of_a_run() -> None:
+    options = {"pct_start": 1.5, "anneal_strategy": "cos", "div_factor": 5.0, "final_div_factor": 10.0}
+    with pytest.raises(UserError, match=r"^scheduler\.pct_start=1\.5: it must be less than 1"):
+        complete(partial(rates, schedulers.onecycle), "scheduler", **options)

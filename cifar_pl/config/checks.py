@@ -6,7 +6,7 @@ from omegaconf import DictConfig, ListConfig
 from cifar_pl.config import schema
 from cifar_pl.errors import require
 from cifar_pl.machine import processes
-from cifar_pl.runs.monitors import MONITORS
+from cifar_pl.runs.monitors import FOLLOWED, MONITORS
 
 
 def check(cfg: DictConfig, sweep: bool) -> None:
@@ -37,8 +37,10 @@ def _length(cfg: DictConfig) -> None:
 def _monitors(cfg: DictConfig) -> None:
     watched = {f"callbacks.{name}.monitor": node.get("monitor") for name, node in cfg.callbacks.items() if node}
     watched = {key: monitor for key, monitor in watched.items() if monitor is not None}
-    for key, monitor in {"monitor": cfg.monitor, **watched}.items():
-        require(monitor in MONITORS, f"{key}={monitor}: one of {', '.join(MONITORS)}; the test set selects nothing.")
+    followed = cfg.scheduler.get("monitor", cfg.monitor)
+    for key, monitor in {"monitor": cfg.monitor, "scheduler.monitor": followed, **watched}.items():
+        allowed = FOLLOWED if key.startswith("scheduler") else MONITORS
+        require(monitor in allowed, f"{key}={monitor}: one of {', '.join(allowed)}; the test set selects nothing.")
     best = watched.pop("callbacks.best.monitor", cfg.monitor)
     require(
         best == cfg.monitor,

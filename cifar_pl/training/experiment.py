@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -48,7 +47,6 @@ def run(cfg: DictConfig) -> float | None:
         cfg = resume.config(cfg, run_dir)
     elif processes.rank() == 0:
         rundir.require_new(run_dir)
-    matplotlib.use("Agg")
     hardware.keep_memory()
     typed = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
     typed = overrides.merged(overrides.of_run(run_dir) if resumed else [], typed)

@@ -401,7 +401,7 @@ def test_whatever_needs_no_training_is_refused_before_the_range_test(
         {
             "callbacks.misclassified.layers=[layer7]": "no layer",
             "+trainer.epochs=9": "trainer: ",
-            "+scheduler.gamma=9": "scheduler: ",
+            "+scheduler.gamma=9": "scheduler.gamma=9: Unexpected",
             "classifier.l1=-1": "l1=-1",
             "+optimizer.nesterof=true": "optimizer: ",
         }.items()

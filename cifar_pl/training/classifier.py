@@ -49,14 +49,12 @@ class Classifier(LightningModule):
             network: uint8 images (B, 3, H, W) to logits (B, classes).
             optimizer: Called with parameters and `lr`.
             scheduler: Called with the optimizer, `epochs` and `total_steps`; see `schedulers`.
-            classes: Names of the classes, in the order of the logits.
-            lr: The learning rate, above 0.
-            label_smoothing: Label smoothing of the training loss.
-            l1: Factor of the sum of all absolute weights (not biases, nor those of batch norm) that is added to the
-                training loss.
-            tta: With `flip` the test has a second accuracy, `test/acc_tta`, of the mean of the logits of each image
-                and its mirror image.
-            seed: The run's seed. What dropout draws depends on it, epoch, batch and process.
+            classes: Names, in the order of the logits.
+            lr: The learning rate.
+            label_smoothing: Of the training only.
+            l1: Factor of the sum of all absolute weights (not biases, nor those of batch norm) in the training loss.
+            tta: With `flip` the test has a second accuracy, `test/acc_tta`, over each image and its mirror image.
+            seed: What dropout draws depends on it, epoch, batch and process.
         """
         super().__init__()
         require(lr > 0, f"optimizer.lr={lr}: it must be above 0.")

@@ -36,11 +36,7 @@ USES = {"train": "train on", "val": "validate on", "test": "test on"}
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Run one experiment in its run directory.
-
-    Returns:
-        The best monitored value; None without a validation of its own.
-    """
+    """Run one experiment in its run directory; the best monitored value, or None without a validation of its own."""
     run_dir = Path(cfg.run_dir)
     resumed = bool(cfg.resume) or (processes.requeued() and rundir.is_run(run_dir))
     if resumed:
@@ -79,9 +75,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     data = parts.data(cfg, machine.accelerator)
     log.info("Images: %s", ", ".join(f"{data.size(split)} to {use}" for split, use in USES.items()))
     if data.test_selected:
-        log.warning(
-            "!! protocol=published: the test images stand in for the validation; the result is %s.", TEST_SELECTED
-        )
+        log.warning("!! protocol=published: test images stand in for the validation; the result is %s.", TEST_SELECTED)
     network = parts.network(cfg, data, machine.accelerator)
     lr, source = float(cfg.optimizer.lr), learning_rate.CONFIGURED
     classifier: Classifier = parts.classifier(cfg, network, data, lr)
@@ -132,7 +126,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         kept = {s: p for s, p in classifier.predictions.items() if s == "test" or not data.test_selected}
         summarized = {
             "status": "finished",
-            **_results(cfg, data, kept, trainer.callback_metrics),
+            **_results(data, kept, trainer.callback_metrics),
             **summary.training(rows, cfg.monitor, cfg.target_acc),
             "lr": {"value": lr, "source": source},
             "parameters": sum(p.numel() for p in network.parameters()),
@@ -156,16 +150,9 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     return None if score is None or data.test_selected else float(score)  # no sweep selects on the test set either
 
 
-def _results(
-    cfg: DictConfig, data: DataModule, kept: Mapping[str, Predictions], metrics: Mapping[str, torch.Tensor]
-) -> dict[str, Any]:
+def _results(data: DataModule, kept: Mapping[str, Predictions], metrics: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """What the test measured, and how far the probabilities can be trusted."""
-    classes, names = data.load().classes, ("loss", "acc", *(["acc_tta"] if cfg.tta == "flip" else []))
-    by_class = scores(kept["test"].confusion(len(classes)), classes)
-    return {
-        "test": {
-            **{name: float(metrics[f"test/{name}"]) for name in names},
-            "acc_per_class": {score.name: score.recall for score in by_class},
-        },
-        "calibration": calibration.summary(kept),
-    }
+    classes = data.load().classes
+    by_class = {score.name: score.recall for score in scores(kept["test"].confusion(len(classes)), classes)}
+    measured = {name.removeprefix("test/"): float(value) for name, value in metrics.items() if name.startswith("test/")}
+    return {"test": {**measured, "acc_per_class": by_class}, "calibration": calibration.summary(kept)}

@@ -12,7 +12,7 @@ from cifar_pl.reporting import figures
 from cifar_pl.runs import checkpoints, files, rundir
 from cifar_pl.training import lr_finder, range_test, schedulers
 from cifar_pl.training.classifier import Classifier, Schedule
-from cifar_pl.training.lr_finder import Choice, Curve
+from cifar_pl.training.lr_finder import Choice
 from cifar_pl.training.range_test import RangeTest
 
 log = logging.getLogger(__name__)
@@ -39,29 +39,24 @@ def find(
     configured: float,
     run_dir: Path,
 ) -> tuple[float, str]:
-    """Run the range test, and write its curve and its choice into `run_dir`.
-
-    Args:
-        asked: How it is run, and whether its result is used.
-        spare: A classifier to throw away.
-        loader: The training batches.
-        trainer: Arguments of a trainer to throw away.
-        schedule: The run's schedule.
-        epochs: The run's length.
-        configured: The run's rate if the result is not used; an upper limit if there is none.
-        run_dir: Where the files go.
+    """Run the range test with a classifier and a trainer to throw away, and write its files into `run_dir`.
 
     Returns:
-        The rate, and in words where it comes from.
+        The run's rate, `configured` if the result is not applied, and in words where it comes from.
     """
     total = epochs * len(loader)
     stays = complete(schedulers.stays, "scheduler", schedule=schedule, epochs=epochs, total_steps=total)
-    number = asked.number(total)
+    number = range_test.steps(total) if asked.num_training == "auto" else asked.num_training
     log.info("Learning-rate range test: %d steps from %g to %g", number, asked.min_lr, asked.max_lr)
     curve = range_test.measure(spare, loader, trainer, number, asked.min_lr, asked.max_lr)
     choice = lr_finder.choose(curve, len(spare.hparams["classes"]), stays)
     lr, source = _decide(asked, choice, configured)
-    _write(run_dir, curve, choice, lr, source)
+    points = zip(curve.lr, curve.loss, curve.smooth, strict=True)
+    rows = [{name: f"{value:.8g}" for name, value in zip(COLUMNS, point, strict=True)} for point in points]
+    files.write_csv(run_dir / rundir.RANGE_TEST, COLUMNS, rows)
+    figure = figures.lr_curve(curve.lr, curve.loss, curve.smooth, choice.suggestions, lr, choice.guessing, choice.band)
+    files.write(run_dir / rundir.LR_FIGURE, figures.png(figure))
+    files.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": source, **asdict(choice)})
     return lr, source
 
 
@@ -83,12 +78,3 @@ def _decide(asked: RangeTest, choice: Choice, configured: float) -> tuple[float,
         log.warning("!! The range test found no rate: %s. Training uses %.3g (%s).", choice.told, lr, source)
         source += f"; the range test found none: {choice.told}"
     return lr, source
-
-
-def _write(run_dir: Path, curve: Curve, choice: Choice, lr: float, source: str) -> None:
-    points = zip(curve.lr, curve.loss, curve.smooth, strict=True)
-    rows = [{name: f"{value:.8g}" for name, value in zip(COLUMNS, point, strict=True)} for point in points]
-    files.write_csv(run_dir / rundir.RANGE_TEST, COLUMNS, rows)
-    figure = figures.lr_curve(curve.lr, curve.loss, curve.smooth, choice.suggestions, lr, choice.guessing, choice.band)
-    files.write(run_dir / rundir.LR_FIGURE, figures.png(figure))
-    files.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": source, **asdict(choice)})

@@ -42,26 +42,15 @@ class RangeTest:
     def __post_init__(self) -> None:
         require(self.min_lr < self.max_lr, f"lr_finder.min_lr={self.min_lr} must be below max_lr={self.max_lr}.")
 
-    def number(self, total: int) -> int:
-        """How many steps the range test of a run of `total` steps has."""
-        return steps(total) if self.num_training == "auto" else self.num_training
-
 
 def measure(
     classifier: LightningModule, loader: Any, trainer: dict[str, Any], num_training: int, min_lr: float, max_lr: float
 ) -> Curve:
     """Train for `num_training` steps while the rate grows from `min_lr` to `max_lr` on a log scale.
 
-    It ends early at a loss that is not finite, and only there: a network that diverges at a rate often learns again at
-    a higher one. Random state is restored.
-
-    Args:
-        classifier: Is trained from its present weights: give it one to throw away.
-        loader: The training batches.
-        trainer: Arguments of the trainer.
-        num_training: Steps, `MIN_STEPS` or more.
-        min_lr: First rate.
-        max_lr: Last rate.
+    The classifier is one to throw away; `trainer` has arguments of its trainer. Random state is restored. The test ends
+    early at a loss that is not finite, and only there: a network that diverges at a rate often learns again at a higher
+    one.
     """
     losses: list[torch.Tensor] = []  # Lightning records a moving average that lags behind
     step = classifier.training_step

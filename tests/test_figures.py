@@ -12,6 +12,7 @@ from PIL import Image
 from cifar_pl.evaluation.cases import Case
 from cifar_pl.evaluation.gallery import Gallery
 from cifar_pl.reporting import figures
+from cifar_pl.runs import files
 
 RNG = np.random.default_rng(0)
 
@@ -76,7 +77,7 @@ def test_curves_leave_gaps_where_there_was_no_validation() -> None:
 
 def test_a_gallery_comes_back_from_its_file(tmp_path: Path) -> None:
     shown = gallery(3, ["layer3", "layer4"], ["cat", "dog"])
-    (tmp_path / "gallery.npz").write_bytes(shown.npz())
+    files.write_npz(tmp_path / "gallery.npz", shown._asdict())
     again = Gallery.load(tmp_path / "gallery.npz")
     for name, value in again._asdict().items():
         np.testing.assert_array_equal(value, getattr(shown, name))

@@ -1,6 +1,5 @@
 """Images with their predictions and heat maps: `misclassified.npz`, from which every picture of them is made."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,15 +25,9 @@ class Gallery(NamedTuple):
     layers: Sequence[str]
     maps: NDArray[np.float16]  # (L, N, 2, H, W) in [0, 1]
 
-    def npz(self) -> bytes:
-        """The content of a file for `load`."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **self._asdict())
-        return buffer.getvalue()
-
     @classmethod
     def load(cls, path: Path) -> "Gallery":
-        """Read what `npz` wrote."""
+        """Read a `misclassified.npz`, which has one array per field."""
         with np.load(path) as file:
             part = {name: file[name] if name in ("images", "maps") else file[name].tolist() for name in cls._fields}
         part["cases"] = [Case(*map(int, row[:4]), *row[4:]) for row in part["cases"]]

@@ -30,21 +30,18 @@ def heat_maps(
     device: torch.device | str,
     method: str = "gradcam",
 ) -> NDArray[np.float32]:
-    """Grad-CAM, or a related method, of one class per image, through pytorch-grad-cam.
+    """Heat maps of one class per image, through pytorch-grad-cam: float32 (len(layers), N, H, W).
 
-    The network keeps its weights, mode, gradients and buffers, and the random state does not change. It works under
-    autocast, in inference mode, and for frozen or compiled networks, because a float32 copy is used.
+    Each map is scaled to [0, 1]. The network keeps its weights, mode, gradients and buffers, and the random state does
+    not change. It works under autocast, in inference mode, and for frozen or compiled networks: a float32 copy is used.
 
     Args:
         network: uint8 (N, 3, H, W) to logits.
         layers: Names of submodules with 2-D feature maps, such as `layer3`.
         images: uint8 (N, 3, H, W).
-        classes: int64 (N,), the class that each image's maps explain.
-        device: Where the copy runs.
+        classes: int64 (N,), the class to explain in each image.
+        device: Device of the copy.
         method: One of `METHODS`.
-
-    Returns:
-        float32 (len(layers), N, H, W) in [0, 1]; each map is scaled to its own minimum and maximum.
     """
     import pytorch_grad_cam  # 2 s of scikit-learn, scipy and matplotlib
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget

@@ -1,6 +1,5 @@
 """What a network predicted for a split of the data."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,18 +22,12 @@ class Predictions(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
-        """Read what `npz` wrote."""
+        """Read a `predictions.npz`, which has one array per field."""
         try:
             with np.load(path) as file:
                 return cls(*(torch.from_numpy(file[name]) for name in cls._fields)).validated()
         except Exception as error:  # numpy raises many kinds for damaged files
             raise UserError(f"{path} cannot be used: {error} It is damaged.") from error
-
-    def npz(self) -> bytes:
-        """The content of a `predictions.npz`."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **{name: value.numpy() for name, value in self._asdict().items()})
-        return buffer.getvalue()
 
     def validated(self) -> "Predictions":
         """Return self after checking dtypes, shapes and the range of labels and indices."""

@@ -84,7 +84,7 @@ class Dashboard(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         classes = pl_module.hparams["classes"]
         for split, predictions in pl_module.predictions.items():
-            files.write(self._run_dir / rundir.PREDICTIONS[split], predictions.npz())
+            files.write_npz(self._run_dir / rundir.PREDICTIONS[split], predictions._asdict())
             title = f"{SPLITS[split]}: {predictions.accuracy():.2%} of {len(predictions.label)} images right"
             figure = figures.confusion_matrix(predictions.confusion(len(classes)), classes, title)
             publish(trainer, self._run_dir, f"confusion_matrix_{split}", figure)

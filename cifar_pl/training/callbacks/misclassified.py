@@ -69,7 +69,7 @@ class Misclassified(Callback):
             images = data_of(trainer).pixels(split, [case.index for case in mistakes])
             device = trainer.strategy.root_device
             shown = gallery.explain(network, split, mistakes, images, classes, title, self._layers, device=device)
-            files.write(self._run_dir / rundir.GALLERY, shown.npz())
+            files.write_npz(self._run_dir / rundir.GALLERY, shown._asdict())
             publish(trainer, self._run_dir, "misclassified", figures.gallery(shown))
         except Exception:
             log.exception("The gallery of misclassified images could not be made; the run continues.")

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, head, machine, save, table
 from benchmarks.published import PUBLISHED, RULES, lagging, published_curve
 from cifar_pl.reporting.figures import MARK, TRAIN, VAL, png
-from cifar_pl.runs import overrides
 from cifar_pl.runs.files import read_json
 from cifar_pl.runs.monitors import TEST_SELECTED
 from cifar_pl.runs.rundir import METRICS, RANGE_TEST, STATUS, SUMMARY, read_config
@@ -33,10 +32,11 @@ ALIKE = 0.03  # a published accuracy further above ours asks for a cause
 
 def of_run(run: Path) -> dict[str, Any]:
     """What the record keeps of one run directory; exits if its code was not that of a commit."""
-    git = read_json(run / STATUS).get("git") or {}
+    status = read_json(run / STATUS)
+    git = status.get("git") or {}
     if git.get("dirty", True):
         sys.exit(f"{run} is not a run of one clean commit: {git}")
-    config, typed = read_config(run), overrides.of_run(run)
+    config, typed = read_config(run), status["overrides"]
     name = next(o.partition("=")[2] for o in typed if o.startswith("experiment="))
     rows = read_metrics(run / METRICS)
     return {

@@ -20,8 +20,8 @@ def run(tmp_path: Path) -> Path:
     files.write_csv(tmp_path / "metrics.csv", COLUMNS, rows)
     config = {"protocol": "published", "seed": 3, "trainer": {"max_epochs": 50}, "lr_finder": {"method": "valley"}}
     files.write(tmp_path / "config.yaml", OmegaConf.to_yaml(config))
-    files.write(tmp_path / ".hydra/overrides.yaml", "- experiment=genigarus\n- seed=3\n")
-    files.write_json(tmp_path / "status.json", {"status": "interrupted", "git": {"commit": "abc", "dirty": False}})
+    facts = {"overrides": ["experiment=genigarus", "seed=3"], "git": {"commit": "abc", "dirty": False}}
+    files.write_json(tmp_path / "status.json", {"status": "interrupted", **facts})
     return tmp_path
 
 

@@ -93,7 +93,7 @@ def test_what_failed_is_replaced_and_what_was_interrupted_goes_on(tmp_path: Path
 
 def test_a_search_goes_on_only_as_it_began(tmp_path: Path) -> None:
     searched(tmp_path, BasicLauncher(0.9), "a=x,y", "trainer.max_epochs=16", trials=1)
-    with pytest.raises(UserError, match="a search goes on as it began"):
+    with pytest.raises(UserError, match="a search continues as it started"):
         searched(tmp_path, BasicLauncher(0.9), "a=x,y", "trainer.max_epochs=20", trials=2)
 
 

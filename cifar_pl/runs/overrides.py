@@ -5,17 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-FILE = ".hydra/overrides.yaml"
-
-
-def of_run(directory: Path) -> list[str]:
-    """The overrides typed for the run in `directory`, without `resume`; none if the file is missing."""
-    file = directory / FILE
-    typed: Any = yaml.safe_load(file.read_text()) if file.is_file() else []
-    return [o for o in typed if key_of(o) != "resume"]
-
 
 def key_of(override: str) -> str:
     """The key that an override sets."""
@@ -28,7 +17,7 @@ def merged(old: list[str], new: list[str]) -> list[str]:
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists stay whole."""
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists stay as they are."""
     if isinstance(node, Mapping) and node:
         return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}{key}.").items()}
     return {prefix[:-1]: node}

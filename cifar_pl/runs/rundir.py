@@ -19,6 +19,7 @@ from cifar_pl.runs import files
 log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
+OVERRIDES = ".hydra/overrides.yaml"
 STATUS = "status.json"
 SUMMARY = "summary.json"
 METRICS = "metrics.csv"
@@ -125,7 +126,7 @@ def require_new(run_dir: Path) -> None:
     """Refuse to overwrite the results of a run."""
     require(
         not has_results(run_dir),
-        f"{run_dir} holds a run already. resume={run_dir} goes on with it; for another one name a new directory.",
+        f"{run_dir} holds a run already. resume={run_dir} continues it; for another one name a new directory.",
     )
 
 

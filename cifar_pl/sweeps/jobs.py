@@ -59,8 +59,8 @@ class Sweep:
         """Without jobs yet; `total` is how many there will be."""
         self.directory, self.jobs, self.total = directory, list[Job](), 0
         self._launcher = launcher
-        earlier = [file.parents[1] for file in directory.glob(f"[0-9]*-*/{overrides.FILE}")]
-        self._earlier = {frozenset(overrides.of_run(run)): run for run in earlier}
+        earlier = [file.parent for file in directory.glob(f"[0-9]*-*/{rundir.STATUS}")]
+        self._earlier = {frozenset(rundir.state(run).get("overrides", ())): run for run in earlier}
         self._numbers = itertools.count(1 + max(map(_number, earlier), default=-1))
         self._running = set[Job]()
         self._stopping, self._signalled = False, set[int]()  # processes
@@ -108,7 +108,9 @@ class Sweep:
         local = slots.is_local(self._launcher)
         if not self._stopping:
             here = "Stopping: the runs write what they have ..."
-            tqdm.write(here if local else "What is in the queue goes on; when it is over, sweep.resume=DIR goes on.")
+            tqdm.write(
+                here if local else "Jobs in the queue continue; once they are over, sweep.resume=DIR runs the rest."
+            )
         self._stopping = True
         for job in list(self._running) if local else ():
             state = job.state()

@@ -49,7 +49,7 @@ def trials(config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], chec
     before = study.user_attrs.get("fixed", now)
     require(
         before == now,
-        f"sweep.resume={sweep.directory}: a search goes on as it began, with {before}, not with {now}. "
+        f"sweep.resume={sweep.directory}: a search continues as it started, with {before}, not with {now}. "
         "Only sweep.* and the space may differ.",
     )
     study.set_user_attr("fixed", now)

@@ -44,12 +44,13 @@ def run(cfg: DictConfig) -> float | None:
     elif processes.rank() == 0:
         rundir.require_new(run_dir)
     hardware.keep_memory()
+    before = rundir.state(run_dir) if resumed else {}
     typed = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
-    typed = overrides.merged(overrides.of_run(run_dir) if resumed else [], typed)
+    typed = overrides.merged(before.get("overrides", []), typed)
     origin = {**summary.provenance(), "overrides": typed}  # now: the code may have changed when the run ends
-    if cfg.resume and (before := rundir.state(run_dir).get("git")) != origin["git"]:
-        log.warning("!! The run was started by other code (%s) than resumes it (%s).", before, origin["git"])
-        origin["git"] = {**(origin["git"] or {"commit": None}), "dirty": True, "begun": before}
+    if cfg.resume and (git := before.get("git")) != origin["git"]:
+        log.warning("!! The run was started by other code (%s) than resumes it (%s).", git, origin["git"])
+        origin["git"] = {**(origin["git"] or {"commit": None}), "dirty": True, "begun": git}
     try:
         with rundir.tracked(run_dir, **origin) if processes.rank() == 0 else nullcontext():
             return _run(cfg, run_dir, origin)
@@ -69,7 +70,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
         for old in () if cfg.resume else rundir.FIRST_FILES:  # of an attempt that ended in its first epoch
             (run_dir / old).unlink(missing_ok=True)
         files.write(run_dir / rundir.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-        files.write(run_dir / overrides.FILE, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
+        files.write(run_dir / rundir.OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(origin["overrides"])))
 
     # Everything that may refuse is built before the range test, which takes minutes.
     data = parts.data(cfg, machine.accelerator)

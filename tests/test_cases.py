@@ -4,32 +4,18 @@ import torch
 
 from cifar_pl.errors import UserError
 from cifar_pl.evaluation.cases import select, suspects
-from cifar_pl.evaluation.metrics import confused, interval, scores
 from cifar_pl.evaluation.predictions import Predictions
 
 
-def said(p: list[list[float]], label: list[int]) -> Predictions:
+def predictions(p: list[list[float]], label: list[int]) -> Predictions:
     """Predictions with these probabilities; image n has index 10 n."""
     return Predictions(torch.tensor(p).log(), torch.tensor(label), 10 * torch.arange(len(label)))
 
 
-SIX = said(
+SIX = predictions(
     [[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.05, 0.9, 0.05], [0.2, 0.7, 0.1], [0.7, 0.2, 0.1], [0.1, 0.3, 0.6]],
     [0, 0, 0, 1, 1, 2],
 )
-
-
-def test_confusion_has_true_classes_in_rows_and_scores_follow() -> None:
-    counts = SIX.confusion(3)
-    assert counts.tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 1]]
-    assert SIX.accuracy() == pytest.approx(3 / 6)
-    assert scores(np.pad(counts, (0, 1)), "abcd") == [
-        ("a", pytest.approx(1 / 3), 1 / 2, 3),
-        ("b", 1 / 2, pytest.approx(1 / 3), 2),
-        ("c", 1.0, 1.0, 1),
-        ("d", None, None, 0),
-    ]
-    assert confused(counts, 5) == [(0, 1, 2), (1, 0, 1)]
 
 
 def test_mistakes_by_confidence_and_by_loss_and_of_one_pair() -> None:
@@ -52,7 +38,7 @@ def test_what_is_right_is_compared_with_the_next_likely_class() -> None:
 
 
 def test_a_random_choice_depends_on_its_seed_alone() -> None:
-    many = said(torch.full((100, 3), 1 / 3).tolist(), [1] * 100)
+    many = predictions(torch.full((100, 3), 1 / 3).tolist(), [1] * 100)
     draws = [[case.index for case in select(many, 10, by="random", seed=seed)] for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     assert len(set(draws[0])) == 10
@@ -70,19 +56,11 @@ def test_a_label_is_suspect_where_another_class_is_likelier_than_it_usually_is()
 
 
 def test_a_label_is_not_suspect_where_it_is_the_likelier_class() -> None:
-    three = said([[0.55, 0.40, 0.05], [0.99, 0.005, 0.005], [0.1, 0.35, 0.55]], [0, 0, 1])
+    three = predictions([[0.55, 0.40, 0.05], [0.99, 0.005, 0.005], [0.1, 0.35, 0.55]], [0, 0, 1])
     assert [
         case.index for case in suspects(three)
     ] == []  # class 1 is likelier than usual, in the first; class 0 more so
 
 
 def test_no_class_without_images_is_believed() -> None:
-    assert suspects(said([[0.2, 0.1, 0.7], [0.1, 0.8, 0.1]], [0, 1])) == []
-
-
-def test_the_interval_is_wilsons() -> None:
-    z = 1.959964
-    assert interval(0, 10) == pytest.approx((0.0, z**2 / (10 + z**2)))
-    for bound in interval(9_000, 10_000):  # where the normal approximation to the test of this share is at z
-        assert abs(0.9 - bound) == pytest.approx(z * (bound * (1 - bound) / 10_000) ** 0.5)
-    assert interval(5, 5)[1] == 1.0
+    assert suspects(predictions([[0.2, 0.1, 0.7], [0.1, 0.8, 0.1]], [0, 1])) == []

@@ -4,10 +4,11 @@ import logging
 import time
 from typing import Any
 
+from pydantic import NonNegativeFloat
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from cifar_pl.errors import UserError, require
+from cifar_pl.errors import UserError, checked
 from cifar_pl.runs.checkpoints import AtomicCheckpoints
 
 log = logging.getLogger(__name__)
@@ -21,9 +22,9 @@ class Last(ModelCheckpoint):
     or an exception ends the run.
     """
 
-    def __init__(self, every: float, **options: Any) -> None:
+    @checked
+    def __init__(self, every: NonNegativeFloat, **options: Any) -> None:
         """Write every `every` seconds at most; 0: after every epoch. `options` are those of `ModelCheckpoint`."""
-        require(every >= 0, f"callbacks.last.every={every}: it must be 0 seconds or more.")
         super().__init__(**options)
         self._every, self._next, self._files = every, 0.0, AtomicCheckpoints()
 

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field, PositiveInt
 from pytorch_lightning import Callback, Trainer
 from torch import nn
 
-from cifar_pl.errors import require
+from cifar_pl.errors import checked
 from cifar_pl.evaluation import cases, gallery
 from cifar_pl.evaluation.gradcam import heat_maps
 from cifar_pl.evaluation.predictions import SPLITS, Predictions
@@ -19,6 +21,8 @@ from cifar_pl.training.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
+Layers = Annotated[Sequence[str], Field(min_length=1)]
+
 
 class Misclassified(Callback):
     """Makes the gallery at the end of fit from validation images; after the test if there are none.
@@ -28,10 +32,9 @@ class Misclassified(Callback):
     the page is made, `misclassified.csv` and `figures/misclassified.png`. A failure is logged and does not end the run.
     """
 
-    def __init__(self, run_dir: str | Path, number: int = 25, layers: Sequence[str] = ("layer3",)) -> None:
+    @checked
+    def __init__(self, run_dir: str | Path, number: PositiveInt = 25, layers: Layers = ("layer3",)) -> None:
         """Show up to `number` mistakes in `run_dir`, with heat maps of these `layers`."""
-        require(number > 0, f"callbacks.misclassified.number={number}: it must be at least 1.")
-        require(layers, "callbacks.misclassified.layers is empty: name at least one layer, such as layer3.")
         self._run_dir, self._number, self._layers = Path(run_dir), number, list(layers)
 
     def check(self, network: nn.Module, image: torch.Tensor) -> None:

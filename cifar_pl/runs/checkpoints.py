@@ -1,7 +1,8 @@
 """Checkpoints: written atomically, read as plain values, so that no code in a file ever runs."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,26 +72,26 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """A checkpoint's plain values, on the CPU; anything else in the file is refused."""
-    try:
+    with _using(path):
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
             raise ValueError("It holds no state_dict.")
-    except Exception as error:
-        raise _unusable(path, error) from error
     return checkpoint
 
 
 def load_network(path: Path, checkpoint: Mapping[str, Any], network: nn.Module) -> nn.Module:
     """A copy of `network` with the weights of `checkpoint`, which came from `path`; another network's are refused."""
-    state = checkpoint["state_dict"]
+    weights = {k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items() if k.startswith("network.")}
     loaded = copy.deepcopy(network)
-    try:
-        loaded.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
-    except RuntimeError as error:
-        raise _unusable(path, error) from error
+    with _using(path):
+        loaded.load_state_dict(weights)
     return loaded
 
 
-def _unusable(path: Path, error: Exception) -> UserError:
-    reason = " ".join(line.strip() for line in str(error).splitlines()[:3])
-    return UserError(f"{path} cannot be used: {reason} It is damaged, or of another network.")
+@contextmanager
+def _using(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:3])
+        raise UserError(f"{path} cannot be used: {reason} It is damaged, or of another network.") from error

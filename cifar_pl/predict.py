@@ -71,11 +71,11 @@ def _batches(files: Sequence[File], run: Saved) -> Iterator[tuple[list[File], to
     with ThreadPoolExecutor(hardware.cores()) as pool, logging_redirect_tqdm(), bar:
         for start in range(0, len(files), step):
             part = files[start : start + step]
-            loaded = list(pool.map(lambda file: load(file.path, size), part))
-            pixels = [image for image in loaded if image is not None]
-            if pixels:
-                batch = [file for file, image in zip(part, loaded, strict=True) if image is not None]
-                yield batch, torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+            loaded = pool.map(lambda file: load(file.path, size), part)
+            readable = [(file, image) for file, image in zip(part, loaded, strict=True) if image is not None]
+            if readable:
+                batch, pixels = zip(*readable, strict=True)
+                yield list(batch), torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
             bar.update(len(part))
 
 
@@ -85,7 +85,7 @@ def _table(format_: str, rows: Sequence[dict[str, Any]]) -> str:
     if format_ == "csv":
         tops = [{f"{k}_{n}": v for n, pair in enumerate(row["top"], 1) for k, v in pair.items()} for row in rows]
         return csv_text(["path", "label", *tops[0]], [{**row, **top} for row, top in zip(rows, tops, strict=True)])
-    lines = (["{path}".format_map(row), *map("{class} {probability:.1%}".format_map, row["top"])] for row in rows)
+    lines = ([row["path"], *map("{class} {probability:.1%}".format_map, row["top"])] for row in rows)
     return "".join("  ".join(line) + "\n" for line in lines)
 
 

@@ -22,7 +22,6 @@ from cifar_pl.data.augment import Augment
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.data.digits import digits
 from cifar_pl.data.images import Images, Source
-from cifar_pl.errors import UserError
 from cifar_pl.models.resnet18 import BatchNormDropout, Normalize
 from cifar_pl.training import experiment, learning_rate, schedulers
 from cifar_pl.training.classifier import Classifier
@@ -393,28 +392,6 @@ def test_a_test_selected_run_is_marked_everywhere(
     events.Reload()
     (text,) = events.Tensors("protocol/text_summary")
     assert b"test-selected" in text.tensor_proto.string_val[0]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (("protocol=lucky",), "^protocol=lucky: it must be 'honest' or 'published'"),
-        (("data.mean=[0.5,0.5,0.5]",), r"data\.mean=.*data\.std=None"),
-        (("data.mean=[0.5,0.5]", "data.std=[0.5,0.5]"), r"^data\.mean=\[0\.5, 0\.5\]: .* at least 3 items"),
-        (("classifier.l1=-1",), r"classifier\.l1=-1"),
-        (("model.init=zero",), r"model\.init=zero"),
-        (("model.dropout.block=1.0",), r"model\.dropout\.block=1\.0: it must be less than 1"),
-        (("+model.dropout.head=0.1",), r"model\.dropout\.head=head: it must be 'stem', 'block'"),
-        (("aug=cutout", "aug.cutout.hole=4", "aug.cutout.border=cut"), r"aug\.cutout\.border=cut"),
-        (("lr_finder=range_test", "+lr_finder.optimizer.momentum=-1"), "optimizer: .*momentum"),
-    ],
-)
-def test_what_cannot_be_done_is_refused(
-    config: Callable[..., DictConfig], overrides: tuple[str, ...], message: str
-) -> None:
-    tiny = [o for o in TINY if o.split("=")[0] not in [x.split("=")[0] for x in overrides]]
-    with pytest.raises(UserError, match=message):
-        experiment.run(config(*tiny, "trainer.max_epochs=1", *overrides))
 
 
 def test_a_range_test_may_only_report(config: Callable[..., DictConfig], tmp_path: Path) -> None:

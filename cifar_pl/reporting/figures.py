@@ -42,32 +42,25 @@ def warn(figure: Figure) -> None:
     figure.supxlabel(FOOTNOTE, color=MARK, fontsize=9)
 
 
-def lr_curve(
-    lr: NDArray[np.float64],
-    loss: NDArray[np.float64],
-    smooth: NDArray[np.float64],
-    suggestions: Mapping[str, float],
-    chosen: float,
-    guessing: float | None = None,
-    band: tuple[float, float] | None = None,
-) -> Figure:
-    """A range test: raw and smoothed loss over the rate, suggestions as marks on top, the chosen rate as a line.
+def lr_curve(curve: Sequence[NDArray[np.float64]], finder: Mapping[str, Any]) -> Figure:
+    """A range test: the columns of lr_finder.csv (rate, loss, smoothed loss), and what lr_finder.json has.
 
-    `guessing` is the loss of guessing; `band` is the range of rates in which the loss falls.
+    Suggestions are marks on top, the used rate is a line, the rates at which the loss falls are a band.
     """
+    lr, loss, smooth = curve
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    if band:
+    if band := finder.get("band"):
         axes.axvspan(*band, color=TRAIN, alpha=0.12, linewidth=0, label="the fall")
     axes.plot(lr, loss, ".", color="0.75", markersize=4, label="one batch")
     axes.plot(lr, smooth, color=TRAIN, label="smoothed")
-    if guessing:
+    if guessing := finder.get("guessing"):
         axes.axhline(guessing, color="0.5", linewidth=1, linestyle="--", label=f"guessing, {guessing:.3f}")
-    axes.axvline(chosen, color=MARK, label=f"used {chosen:.3g}")
+    axes.axvline(finder["lr"], color=MARK, label=f"used {finder['lr']:.3g}")
     lowest, highest = float(loss[np.isfinite(loss)].min()), float(np.nanmax(smooth))
     top = highest + 0.25 * (highest - lowest + 0.1)  # a divergence may be cut off, the best batches may not
     axes.set_ylim(lowest - 0.05, top)
-    for n, (name, value) in enumerate(sorted(suggestions.items(), key=lambda item: item[1])):
+    for n, (name, value) in enumerate(sorted(finder["suggestions"].items(), key=lambda item: item[1])):
         axes.plot([value], [top], "v", color=f"C{n + 1}", clip_on=False, markersize=8, label=f"{name} {value:.3g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title="learning-rate range test")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -127,9 +127,8 @@ def _charts(
     if rows:
         charts["curves"] = figures.curves(rows)
     if finder:
-        lr, loss, smooth = np.loadtxt(run_dir / rundir.RANGE_TEST, delimiter=",", skiprows=1, ndmin=2).T
-        chosen = (finder["suggestions"], finder["lr"], finder.get("guessing"), finder.get("band"))
-        charts["finder"] = figures.lr_curve(lr, loss, smooth, *chosen)
+        curve = np.loadtxt(run_dir / rundir.RANGE_TEST, delimiter=",", skiprows=1, ndmin=2).T
+        charts["finder"] = figures.lr_curve(list(curve), finder)
     if test is not None:
         bins = {"as trained": calibration.reliability(test)}
         if temperature is not None:

@@ -54,9 +54,10 @@ def find(
     points = zip(curve.lr, curve.loss, curve.smooth, strict=True)
     rows = [{name: f"{value:.8g}" for name, value in zip(COLUMNS, point, strict=True)} for point in points]
     files.write_csv(run_dir / rundir.RANGE_TEST, COLUMNS, rows)
-    figure = figures.lr_curve(curve.lr, curve.loss, curve.smooth, choice.suggestions, lr, choice.guessing, choice.band)
+    finder = {"lr": lr, "source": source, **asdict(choice)}
+    files.write_json(run_dir / rundir.FINDER, finder)
+    figure = figures.lr_curve((curve.lr, curve.loss, curve.smooth), finder)
     files.write(run_dir / rundir.LR_FIGURE, figures.png(figure))
-    files.write_json(run_dir / rundir.FINDER, {"lr": lr, "source": source, **asdict(choice)})
     return lr, source
 
 

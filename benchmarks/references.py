@@ -9,7 +9,7 @@ A run is one of `python train.py experiment=NAME`, with `protocol=honest` or wit
 import argparse
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,13 @@ def of_run(run: Path) -> dict[str, Any]:
         "test": read_json(run / SUMMARY)["test"]["acc"] if (run / SUMMARY).exists() else None,
         "range_test": range_test(run / RANGE_TEST, PUBLISHED[name].rule) if (run / RANGE_TEST).exists() else None,
     }
+
+
+def record(runs: Sequence[Path], data: str) -> dict[str, Any]:
+    """One record of these run directories, in the order of `PUBLISHED`."""
+    names = list(PUBLISHED)
+    parts = sorted(map(of_run, runs), key=lambda r: (names.index(r["experiment"]), r["protocol"], r["seed"]))
+    return {"benchmark": "references", **head("benchmarks.references"), "data": data, "runs": parts}
 
 
 def range_test(path: Path, rule: str) -> dict[str, Any]:
@@ -215,9 +222,7 @@ def main() -> None:
     add.add_argument("runs", nargs="+", type=Path, help="run directories")
     args = parser.parse_args()
     if "runs" in args:
-        runs = sorted(map(of_run, args.runs), key=lambda r: (list(PUBLISHED).index(r["experiment"]), r["protocol"]))
-        record = {"benchmark": "references", **head("benchmarks.references"), "data": args.data, "runs": runs}
-        save(RECORD, record | {"command": "python -m benchmarks.references"})
+        save(RECORD, record(args.runs, args.data) | {"command": "python -m benchmarks.references"})
     print(tables())
     PICTURE.write_bytes(png(picture(read_json(RECORD))))
     print(f"\n{PICTURE.relative_to(ROOT)}")

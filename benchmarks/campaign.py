@@ -1,0 +1,132 @@
+"""Every training run that the documents' accuracies need, in parts: as many epochs as fit, and on from there next time.
+
+`python -m benchmarks.campaign --minutes 9`   the next part, and records of what has been trained
+`python -m benchmarks.campaign --plan`        what is left, with the expected time
+
+The plan: every recipe with seed 0, then with seed 1, ...; then the five published runs by both protocols, seed by seed.
+A part ends by SIGTERM, and the campaign may be killed at any moment: each run resumes to the same bits.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import references, results
+from benchmarks.common import RESULTS, ROOT, config, parser, save, table
+from benchmarks.published import PUBLISHED
+from cifar_pl.runs import rundir
+from cifar_pl.runs.summary import read_metrics
+
+RECIPES = ("epochs5", "epochs10", "epochs16", "epochs24", "epochs30", "default")
+SEEDS, PUBLISHED_SEEDS = range(5), range(3)
+MIN_SECONDS = 30  # with less time left no run is started, because its start alone takes ten seconds
+
+
+class Job(NamedTuple):
+    """One run of the plan; `name` is its recipe, or its published run and protocol."""
+
+    name: str
+    seed: int
+    overrides: tuple[str, ...]
+    run_dir: Path
+
+    def epochs(self) -> list[float]:
+        """Seconds of each epoch that has been trained."""
+        return [row["seconds"] for row in read_metrics(self.run_dir / rundir.METRICS)]
+
+    def left(self) -> int:
+        """Number of epochs that are left, at least one unless the run is finished."""
+        if not rundir.is_run(self.run_dir):
+            return int(config(self.overrides).trainer.max_epochs)
+        if rundir.state(self.run_dir)["status"] == "finished":
+            return 0
+        return max(int(rundir.read_config(self.run_dir)["trainer"]["max_epochs"]) - len(self.epochs()), 1)
+
+
+def plan(runs: Path, more: Sequence[str]) -> list[Job]:
+    """All runs in their order; `more` are overrides for each of them."""
+    recipes = [name for name in RECIPES if name == "default" or (ROOT / f"conf/experiment/{name}.yaml").exists()]
+    jobs = [(name, seed, [] if name == "default" else [f"experiment={name}"]) for seed in SEEDS for name in recipes] + [
+        (f"{name}-{protocol}", seed, [f"experiment={name}", f"protocol={protocol}"])
+        for seed in PUBLISHED_SEEDS
+        for name in PUBLISHED
+        for protocol in ("published", "honest")
+    ]
+    return [
+        Job(name, seed, (*choice, f"seed={seed}", *more), runs / f"{name}-seed{seed}") for name, seed, choice in jobs
+    ]
+
+
+def show(jobs: Sequence[Job]) -> str:
+    """A table of what is left; minutes by its own epochs so far, else by those of its other seeds, else of all."""
+    trained = {job: job.epochs() for job in jobs}
+    rows = []
+    for job in jobs:
+        alike = ([job], [other for other in jobs if other.name == job.name], jobs)
+        seconds = next((found for some in alike if (found := [s for other in some for s in trained[other]])), [])
+        if left := job.left():
+            expected = f"{left * sum(seconds) / len(seconds) / 60:.1f}" if seconds else "?"
+            rows.append((job.name, job.seed, len(trained[job]), left, expected))
+    return table(("run", "seed", "epochs trained", "left", "minutes"), rows)
+
+
+def train(job: Job, deadline: float) -> bool:
+    """Start or resume a run, and end it at the deadline; whether it finished."""
+    start = [*job.overrides, f"hydra.run.dir={job.run_dir}"]
+    arguments = [f"resume={job.run_dir}"] if rundir.is_run(job.run_dir) else start
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments])
+    try:
+        status = process.wait(deadline - time.monotonic())
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        status = process.wait()
+    if status not in (0, 128 + signal.SIGTERM):
+        sys.exit(f"{job.run_dir}: train.py ended with status {status}.")
+    return status == 0
+
+
+def write_records(jobs: Sequence[Job], out: Path, data: str) -> None:
+    """A record for each recipe of its finished seeds, and one of all that the published runs have trained."""
+    out.mkdir(parents=True, exist_ok=True)
+    own: dict[str, list[Path]] = {}
+    published = []
+    for job in jobs:
+        if job.name not in RECIPES and job.epochs():
+            published.append(job.run_dir)
+        elif job.name in RECIPES and rundir.is_run(job.run_dir) and not job.left():
+            own.setdefault(job.name, []).append(job.run_dir)
+    for name, runs in own.items():
+        save(out / f"{name}.json", results.record(runs, data))
+    if published:
+        save(out / "references.json", references.record(published, data))
+
+
+def main() -> None:
+    """Train the next part, or show the plan."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--minutes", type=float, default=9, help="length of this part")
+    arguments.add_argument("--plan", action="store_true", help="train nothing, show what is left")
+    arguments.add_argument("--only", nargs="+", metavar="NAME", help="these recipes, or published runs and protocols")
+    arguments.add_argument("--runs", type=Path, default=Path("multirun/campaign"), help="where the run directories are")
+    arguments.add_argument("--no-records", action="store_true", help="for code that is not committed")
+    arguments.add_argument("--data", default="official CIFAR-10", help="what the images are, in a few words")
+    arguments.add_argument("overrides", nargs="*", help="of train.py, for every run")
+    arguments.set_defaults(out=RESULTS)
+    args = arguments.parse_args()
+    deadline = time.monotonic() + 60 * args.minutes
+    jobs = [job for job in plan(args.runs, args.overrides) if not args.only or job.name in args.only]
+    if not args.plan:
+        for job in jobs:
+            if job.left() and (deadline - time.monotonic() < MIN_SECONDS or not train(job, deadline)):
+                break
+        if not args.no_records:
+            write_records(jobs, args.out, args.data)
+    print(show(jobs))
+
+
+if __name__ == "__main__":
+    main()

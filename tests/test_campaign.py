@@ -1,0 +1,57 @@
+"""The campaign of training runs, on the digits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import campaign
+from benchmarks.common import TINY
+from cifar_pl.runs import rundir
+from cifar_pl.runs.summary import read_metrics
+from tests.conftest import LEAN, ROOT
+
+EPOCHS = 3
+RUN = (*TINY, *LEAN, f"trainer.max_epochs={EPOCHS}", "+trainer.limit_train_batches=3")
+
+
+def test_the_plan_is_of_different_runs_and_composes() -> None:
+    jobs = campaign.plan(Path("runs"), ())
+    assert len({job.run_dir for job in jobs}) == len({job.overrides for job in jobs}) == len(jobs)
+    assert all(job.left() > 0 for job in jobs)
+
+
+@pytest.mark.slow
+def test_killed_twice_it_trains_all_that_is_left(tmp_path: Path) -> None:
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "benchmarks.campaign", "--only", "default", "--no-records", "--runs", "runs"]
+        return subprocess.Popen(
+            [*command, *arguments, *RUN],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def epochs() -> list[int]:
+        return [len(read_metrics(tmp_path / f"runs/default-seed{seed}" / rundir.METRICS)) for seed in campaign.SEEDS]
+
+    for seed in (0, 1):
+        process = begin("--minutes", "9")
+        while not epochs()[seed]:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)  # and with it train.py
+        process.communicate()
+    before = epochs()
+    assert before[0] == EPOCHS
+    plan, _ = begin("--plan").communicate()
+    assert [line.split(" | ")[1] for line in plan.splitlines()[2:]] == ["1", "2", "3", "4"]
+    printed, _ = begin("--minutes", "9").communicate()
+    assert printed.endswith(campaign.show([]) + "\n")  # nothing is left
+    assert epochs() == [EPOCHS] * len(campaign.SEEDS)

@@ -22,7 +22,7 @@ RUN = (*TINY, *LEAN, f"trainer.max_epochs={EPOCHS}", "+trainer.limit_train_batch
 def test_the_plan_is_of_different_runs_and_composes() -> None:
     jobs = campaign.plan(Path("runs"), ())
     assert len({job.run_dir for job in jobs}) == len({job.overrides for job in jobs}) == len(jobs)
-    assert all(job.left() > 0 for job in jobs)
+    assert all(job.left() > 0 for job in jobs if job.seed == 0)
 
 
 @pytest.mark.slow

@@ -339,6 +339,7 @@ class Sealed(np.ndarray[Any, np.dtype[np.uint8]]):
         return super().__getitem__(key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["honest", "published"])
 def test_a_whole_honest_run_opens_the_test_images_after_training(
     config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, protocol: str

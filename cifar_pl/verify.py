@@ -66,7 +66,7 @@ def again(cfg: DictConfig, lr: float) -> tuple[list[float], dict[str, Any]]:
     machine, steps = parts.machine(cfg), FirstSteps()
     network = parts.network(cfg, data, machine.accelerator)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = parts.trainer(cfg, machine, data, [steps], logger=False, default_root_dir=scratch)
+        trainer = parts.trainer(cfg, machine, data, [steps], OmegaConf.create(), default_root_dir=scratch)
         require(trainer.world_size == 1, "The run had several processes; one alone adds up in another order.")
         trainer.fit(parts.classifier(cfg, network, data, lr), datamodule=data)
     return steps.losses, steps.on(trainer)

@@ -105,21 +105,16 @@ def callbacks(cfg: DictConfig, data: DataModule, study: Path | None) -> list[Cal
     return made
 
 
-def loggers(cfg: DictConfig) -> Any:
-    """The config's loggers; False if there is none."""
-    return [build(node, f"logger.{name}") for name, node in cfg.logger.items() if node] or False
-
-
 def trainer(
-    cfg: DictConfig, machine: Machine, data: DataModule, callbacks: list[Callback], logger: Any, **options: Any
+    cfg: DictConfig, machine: Machine, data: DataModule, callbacks: list[Callback], loggers: Any, **options: Any
 ) -> Trainer:
-    """The trainer; its loggers are open."""
+    """The trainer, with `loggers` of the config, which are open."""
     made: Trainer = build(
         cfg.trainer,
         "trainer",
         precision=machine.precision,
         callbacks=callbacks,
-        logger=logger,
+        logger=[build(node, f"logger.{name}") for name, node in loggers.items() if node] or False,
         plugins=[checkpoints.AtomicCheckpoints()],
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),

@@ -77,11 +77,8 @@ def _sweep(argv: list[str], directory: Path) -> list[str]:
     old = [str(o) for part in typed for o in part if o != "hydra.mode=MULTIRUN"]
     new = [a for a in argv if not a.startswith(("-", "sweep.resume="))]
     again = set(map(key_of, new))
-    risky = [
-        o
-        for o in old
-        if (TARGET.search(o) or (key_of(o).startswith("hydra") and key_of(o) not in LAUNCH)) and key_of(o) not in again
-    ]
+    left = [o for o in old if key_of(o) not in again]
+    risky = [o for o in left if TARGET.search(o) or (key_of(o).startswith("hydra") and key_of(o) not in LAUNCH)]
     require(
         not risky,
         f"sweep.resume={directory}: {file.name} has {' '.join(risky)}, which could run any program. If it is yours, "
@@ -98,8 +95,7 @@ def config(asked: DictConfig, run_dir: Path) -> DictConfig:
     """
     cfg, task = schema.of_run(run_dir), HydraConfig.get().overrides.task
     again = {target for override in task for target in TARGET.findall(override)}
-    hint = " If it is yours, type the override with its _target_ again."
-    schema.allow(cfg, *schema.targets(), *again, hint=hint)
+    schema.allow(cfg, *schema.targets(), *again, hint=" If it is yours, type the override with its _target_ again.")
     require(
         Path(cfg.run_dir) == Path(asked.run_dir),
         f"resume={run_dir}: the run was made in {cfg.run_dir}, and its checkpoints have that path. Move it back.",

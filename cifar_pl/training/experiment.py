@@ -87,7 +87,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     for callback in callbacks:
         if isinstance(callback, Misclassified):
             callback.check(network, sample)
-    trainer = parts.trainer(cfg, machine, data, callbacks, parts.loggers(cfg))
+    trainer = parts.trainer(cfg, machine, data, callbacks, cfg.logger)
     if (several := trainer.world_size) > 1:
         processes.each_ends_itself(trainer)
         log.info("%d processes, %d images each per step", several, data.each(several))

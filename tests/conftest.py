@@ -50,8 +50,16 @@ RANGE_TEST = ("lr_finder=range_test", "lr_finder.num_training=50")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first, so that neither of pytest's two processes waits for the other at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Slow tests first, then one that makes `finished_run`, and last the others that use it.
+
+    So neither of pytest's two processes waits for the other, at the end or for that run.
+    """
+
+    def uses_run(item: pytest.Item) -> bool:
+        return "finished_run" in getattr(item, "fixturenames", ())
+
+    first = next(filter(uses_run, items), None)
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item is not first, uses_run(item)))
 
 
 @pytest.fixture

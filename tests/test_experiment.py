@@ -252,6 +252,7 @@ def test_the_log_names_the_gpu_if_one_is_used_and_else_the_processor(
     assert f"32-true on {'Card' if used else 'Processor'}, " in caplog.text
 
 
+@pytest.mark.slow
 def test_more_epochs_continue_a_constant_run_as_a_longer_one(config: Callable[..., DictConfig], tmp_path: Path) -> None:
     overrides = (*QUICK, *LEAN, "scheduler=constant", "data.start_share=0")
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -73,6 +73,7 @@ def searched(directory: Path, launcher: Launcher, *typed: str, trials: int = 4) 
 BasicLauncher = type("BasicLauncher", (Launcher,), {})  # by its name, Hydra's own
 
 
+@pytest.mark.slow
 def test_a_resumed_search_may_propose_what_ran_before(tmp_path: Path) -> None:
     searched(tmp_path, BasicLauncher(*[0.9] * 4), "a=x,y")
     study = searched(tmp_path, again := BasicLauncher(*[0.8] * 4), "a=x,y", trials=8)
@@ -81,6 +82,7 @@ def test_a_resumed_search_may_propose_what_ran_before(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*/summary.json"))) == 8
 
 
+@pytest.mark.slow
 def test_what_failed_is_replaced_and_what_was_interrupted_goes_on(tmp_path: Path) -> None:
     study = searched(tmp_path, BasicLauncher(0.9, "failed", "pruned", "interrupted"), "a=interval(0.0, 1.0)")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "PRUNED", "RUNNING"]

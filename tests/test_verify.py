@@ -30,6 +30,7 @@ def test_the_first_steps_are_the_same_bits_or_the_difference_is_told(
     assert "these are not the losses that the run recorded. threads was 64, is 1." in said.err
 
 
+@pytest.mark.slow
 def test_on_a_gpu_the_losses_are_the_same_roughly(
     own_run: Path, ask: Ask, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,7 +22,7 @@ from cifar_pl.runs import rundir
 from cifar_pl.runs.summary import read_metrics
 
 RECIPES = ("epochs5", "epochs10", "epochs16", "epochs24", "epochs30", "default")
-SEEDS, PUBLISHED_SEEDS = range(5), range(3)
+SEEDS, PUBLISHED_SEEDS = 5, 3
 MIN_SECONDS = 30  # with less time left no run is started, because its start alone takes ten seconds
 
 
@@ -47,17 +47,19 @@ class Job(NamedTuple):
         return max(int(rundir.read_config(self.run_dir)["trainer"]["max_epochs"]) - len(self.epochs()), 1)
 
 
-def plan(runs: Path, more: Sequence[str]) -> list[Job]:
-    """All runs in their order; `more` are overrides for each of them."""
+def plan(runs: Path, more: Sequence[str], seeds: int = SEEDS) -> list[Job]:
+    """All runs in their order, each recipe with so many seeds; `more` are overrides for each of them."""
     recipes = [name for name in RECIPES if name == "default" or (ROOT / f"conf/experiment/{name}.yaml").exists()]
-    jobs = [(name, seed, [] if name == "default" else [f"experiment={name}"]) for seed in SEEDS for name in recipes] + [
+    own = [(n, seed, [] if n == "default" else [f"experiment={n}"]) for seed in range(seeds) for n in recipes]
+    published = [
         (f"{name}-{protocol}", seed, [f"experiment={name}", f"protocol={protocol}"])
-        for seed in PUBLISHED_SEEDS
+        for seed in range(min(seeds, PUBLISHED_SEEDS))
         for name in PUBLISHED
         for protocol in ("published", "honest")
     ]
     return [
-        Job(name, seed, (*choice, f"seed={seed}", *more), runs / f"{name}-seed{seed}") for name, seed, choice in jobs
+        Job(name, seed, (*choice, f"seed={seed}", *more), runs / f"{name}-seed{seed}")
+        for name, seed, choice in own + published
     ]
 
 
@@ -111,6 +113,7 @@ def main() -> None:
     arguments.add_argument("--minutes", type=float, default=9, help="length of this part")
     arguments.add_argument("--plan", action="store_true", help="train nothing, show what is left")
     arguments.add_argument("--only", nargs="+", metavar="NAME", help="these recipes, or published runs and protocols")
+    arguments.add_argument("--seeds", type=int, default=SEEDS, help="of each recipe; of the published runs 3 at most")
     arguments.add_argument("--runs", type=Path, default=Path("multirun/campaign"), help="where the run directories are")
     arguments.add_argument("--no-records", action="store_true", help="for code that is not committed")
     arguments.add_argument("--data", default="official CIFAR-10", help="what the images are, in a few words")
@@ -118,7 +121,7 @@ def main() -> None:
     arguments.set_defaults(out=RESULTS)
     args = arguments.parse_args()
     deadline = time.monotonic() + 60 * args.minutes
-    jobs = [job for job in plan(args.runs, args.overrides) if not args.only or job.name in args.only]
+    jobs = [job for job in plan(args.runs, args.overrides, args.seeds) if not args.only or job.name in args.only]
     if not args.plan:
         for job in jobs:
             if job.left() and (deadline - time.monotonic() < MIN_SECONDS or not train(job, deadline)):

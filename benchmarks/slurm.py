@@ -93,7 +93,7 @@ def requeue(cwd: Path, epochs: int) -> Facts:
         time.sleep(1)
     log = (cwd / "log").read_text()
     return {
-        "times put back": log.count("Interrupted. To go on"),
+        "times put back": log.count("Interrupted. To resume"),
         "it went on, to the bits of an undisturbed one": same(cwd / "run", undisturbed(cwd, *arguments)),
         "no traceback": "Traceback" not in log,
     }

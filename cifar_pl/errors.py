@@ -47,7 +47,7 @@ def checked(function: F) -> F:
     return validate_call(config={"strict": True, "arbitrary_types_allowed": True})(function)
 
 
-def complete(part: Callable[..., Any], name: str, **known: Any) -> Any:
+def complete(part: Callable[..., Any], name: str, /, **known: Any) -> Any:
     """Call a `_partial_` of the config, `name` there, with the arguments that are known by now."""
     try:
         return part(**known)
@@ -63,10 +63,16 @@ def reason(error: BaseException, name: str = "") -> str:
     Pydantic, which albumentations uses too, has an error per argument, or several: one per type that it may have.
     """
     text = " ".join(str(error).split()) or type(error).__name__
+    text = f"{type(error).__name__}: {text}" if isinstance(error, LookupError) else text
     if not hasattr(error, "errors"):
         return f"{name}: {text}" if name else text
     rules = dict[str, list[str]]()
     for one in error.errors():
-        place = [name, *(str(part) for part in one["loc"] if str(part).isidentifier() or isinstance(part, int))]
-        rules.setdefault(f"{'.'.join(filter(None, place))}={one['input']}", []).append(one["msg"])
-    return "; ".join(f"{at}: {' or '.join(msgs)}".replace("Input should", "it must") for at, msgs in rules.items())
+        parts = [str(part) for part in one["loc"] if str(part).isidentifier() or isinstance(part, int)]
+        parts = parts[:-1] if parts and parts[-1] in ("str", "callable") else parts  # one of the types that it may have
+        if isinstance(own := one.get("ctx", {}).get("error"), UserError):
+            return str(own)
+        value = "" if one["type"].startswith("missing") else f"={one['input']}"
+        rules.setdefault(".".join(filter(None, [name, *parts])) + value, []).append(one["msg"])
+    text = "; ".join(f"{at}: {' or '.join(messages)}" for at, messages in rules.items())
+    return re.sub("(Input|Value) should", "it must", text)

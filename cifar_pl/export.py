@@ -83,7 +83,7 @@ def _run_onnx(model: bytes, images: Array) -> Array:
     import onnxruntime  # an optional extra
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    parts = np.array_split(images, max(1, len(images) // 128))  # of two sizes, so that the batch is seen to be free
+    parts = np.array_split(images, max(1, len(images) // 128))  # of two sizes, to check that any batch size works
     return np.concatenate([session.run(None, {"image": part})[0] for part in parts])
 
 

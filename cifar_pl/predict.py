@@ -94,8 +94,8 @@ def _write_overlays(
 ) -> None:
     """Write each image, cropped as for the network, next to the same with the heat map of the predicted class."""
     side = (OVERLAY_SIDE, OVERLAY_SIDE)
-    folder.mkdir(parents=True, exist_ok=True)
     maps = heat_maps(run.network, [layer], images, logits.argmax(1), run.device)[0]
+    folder.mkdir(parents=True, exist_ok=True)
     for n, (file, heat) in enumerate(zip(files, maps, strict=True), start=before):
         with Image.open(file.path) as image:
             pixels = fit_square(image, OVERLAY_SIDE)

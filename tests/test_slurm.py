@@ -50,7 +50,7 @@ def test_a_job_that_goes_back_into_the_queue_ends_without_a_traceback(tmp_path: 
     subprocess.run(["scancel", job], check=True)
     said = (tmp_path / "log").read_text()
     assert "DUE TO JOB REQUEUE" in said
-    assert "Interrupted. To go on" in said
+    assert "Interrupted. To resume" in said
     assert "Traceback" not in said
     assert rundir.state(tmp_path / "run")["status"] == "interrupted"
 

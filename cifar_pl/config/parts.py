@@ -37,7 +37,7 @@ class Machine(NamedTuple):
 
 
 def machine(cfg: DictConfig) -> Machine:
-    """What the run computes with here; UserError if that cannot be had."""
+    """What the run computes with here; UserError if that is not available."""
     devices = cfg.trainer.devices
     listed = isinstance(devices, ListConfig) and devices and devices[0] in range(torch.cuda.device_count())
     gpu = devices[0] if listed else 0  # Lightning refuses other numbers

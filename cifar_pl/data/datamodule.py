@@ -51,9 +51,9 @@ class DataModule(LightningDataModule):
     ) -> None:
         """Settings as in `conf/config.yaml`; `load` reads the images.
 
-        `val_size` images, or one of `folds` stratified parts (`fold`, from 0), are held out by `split_seed`. It is
-        separate from `seed`, so that all seeds are evaluated on the same images. With the protocol `published` all
-        training images are trained on, and the test images stand in for the validation.
+        `split_seed` chooses the images that are held out: `val_size` of them, or one of `folds` stratified parts
+        (`fold`, from 0). It is separate from `seed`, so that all seeds are evaluated on the same images. With the
+        protocol `published` all training images are trained on, and the test images stand in for the validation.
 
         `batch_size` images are shared by all processes; a training epoch drops its incomplete last batch. In the
         first `start_epochs` training images are shrunk by `start_scale`. `mean` and `std` of each channel, for the

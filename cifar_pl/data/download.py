@@ -32,7 +32,8 @@ def download(
 ) -> None:
     """Put the file with this md5 at `target`, unless it is there already; a second process waits and finds it.
 
-    A mirror is given up when nothing arrives for `timeout` seconds, or less than `min_speed` bytes/s over such a span.
+    The mirrors are tried in turn, each twice. An attempt ends when nothing arrives for `timeout` seconds, or less than
+    `min_speed` bytes/s over such a span.
 
     Raises:
         UserError: no mirror delivered; the message says what each of them did.
@@ -42,7 +43,7 @@ def download(
         if target.exists() and md5_of(target) == md5:
             return None
         failures: list[str] = []
-        for url in mirrors:
+        for url in [*mirrors, *mirrors]:
             try:
                 return _fetch(url, target, md5, timeout, min_speed)
             except (OSError, HTTPException, ValueError) as error:
@@ -50,7 +51,7 @@ def download(
                     raise
                 failures.append(f"{url}: {error}")
                 log.warning("Download failed. %s", failures[-1])
-        raise UserError("\n  ".join(["no mirror delivered the file:", *failures]))
+        raise UserError("\n  ".join(["no mirror delivered the file:", *dict.fromkeys(failures)]))
 
 
 def _fetch(url: str, target: Path, md5: str, timeout: float, min_speed: float) -> None:

@@ -39,8 +39,10 @@ def image_folder(root: str | Path, image_size: Annotated[int, Field(ge=1, le=102
     classes = _classes(root)
     train, test = ([path for name in classes for path in _images(root / part / name)] for part in PARTS)
     files, n = train + test, len(train)
-    stats = ((path.relative_to(root), _stat(path)) for path in files)  # times and size change with the content
-    stamps = [(str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in stats]
+    stamps = [
+        (str(path.relative_to(root)), s.st_size, s.st_mtime_ns, s.st_ctime_ns)  # they change with the content
+        for path, s in zip(files, _stats(files), strict=True)
+    ]
     key = sha256(repr((VERSION, image_size, classes, stamps)).encode()).hexdigest()[:16]
     shape = (len(files), image_size, image_size, 3)
     pixels = cached(root / ".cifar_pl" / f"{key}.pixels", shape, lambda: _decode(files, image_size))
@@ -54,7 +56,7 @@ def _classes(root: Path) -> tuple[str, ...]:
             (root / part).is_dir(),
             f"data.root={root}: there is no directory {root / part}. It must hold train/<class>/* and test/<class>/*.",
         )
-    train, test = ({path.name for path in _visible(root / part) if stat.S_ISDIR(_stat(path).st_mode)} for part in PARTS)
+    train, test = (_folders(_visible(root / part)) for part in PARTS)
     require(
         train == test,
         f"data.root={root}: train and test must have the same class folders, but only one of them has "
@@ -74,11 +76,19 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:  # a link to itself or to nowhere
-        raise UserError(f"{path}: {error.strerror}. Delete or replace it.") from error
+def _folders(paths: list[Path]) -> set[str]:
+    return {path.name for path, s in zip(paths, _stats(paths), strict=True) if stat.S_ISDIR(s.st_mode)}
+
+
+def _stats(paths: list[Path]) -> list[os.stat_result]:
+    found, broken = [], []
+    for path in paths:
+        try:
+            found.append(path.stat())
+        except OSError as error:  # a link to itself or to nowhere
+            broken.append(f"{path}: {error.strerror}")
+    _refuse("these links lead nowhere, delete or replace them", broken)
+    return found
 
 
 def _decode(files: list[Path], size: int) -> NDArray[np.uint8]:

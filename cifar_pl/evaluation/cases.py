@@ -81,8 +81,8 @@ def suspects(predictions: Predictions) -> list[Case]:
     """Images whose given label is probably wrong, the least likely label first.
 
     Confident learning (Northcutt et al. 2021, arXiv 1911.00068): another class is more likely than the given one, and
-    at least as likely as it is, on average, for the images that have that label. Sound only for images that the
-    network was not trained on.
+    at least as likely as that class is, on average, for its own images. Sound only for images that the network was not
+    trained on.
     """
     p = predictions.logits.double().softmax(1)
     given = at(p, predictions.label)

@@ -1,4 +1,4 @@
-"""Images with their predictions and heat maps: `misclassified.npz`, from which every picture of them is made."""
+"""Images with their predictions and heat maps: `misclassified.npz`, from which a run's page is made."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -12,7 +12,7 @@ from torch import nn
 from cifar_pl.errors import require
 from cifar_pl.machine import hardware
 
-BATCH = 64
+BATCH = 32
 # Title, and class of pytorch-grad-cam
 METHODS = {
     "gradcam": ("Grad-CAM", "GradCAM"),  # Selvaraju et al. 2017, arXiv 1610.02391

@@ -20,7 +20,7 @@ from cifar_pl.errors import complete, require
 from cifar_pl.evaluation.predictions import Predictions, with_mirror_images
 from cifar_pl.machine import hardware
 from cifar_pl.models.resnet18 import resnet18
-from cifar_pl.runs import checkpoints, record, rundir
+from cifar_pl.runs import checkpoints, files, rundir
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +113,9 @@ def _open(directory: Path, checkpoint: Path, lone: bool) -> Saved:
     network = network.to(memory_format=hardware.memory_format(accelerator)).to(accelerator).eval()
     facts: dict[str, Any] = {"status": "unknown"}
     if not lone:
-        run = record.read(directory)
-        require(run.status != "unreadable", f"{directory}: {run.error}")
-        facts = dict(run.summary or run.facts)
+        facts = rundir.state(directory)
+        if facts["status"] == "finished":
+            facts = files.read_json(directory / rundir.SUMMARY)
     tested = "test" in facts and checkpoint == _tested(directory)
     if not tested:
         facts = {key: value for key, value in facts.items() if key not in ("test", "val", "calibration")}
@@ -150,8 +150,9 @@ def images(config: Mapping[str, Any], augment: Mapping[str, Transform | None] | 
 
 def _named(node: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     """The function, one of `functions`, that a node of a config names, with the node's arguments."""
-    target = str(node["_target_"])
-    require(target in functions, f"The run's {rundir.CONFIG} names {target}, which could run any program.")
+    target = str(node.get("_target_"))
+    known = f"it may name {', '.join(functions)} alone. Runs of version 0.1 cannot be opened"
+    require(target in functions, f"The run's {rundir.CONFIG} names {target}, which could run any program: {known}.")
     return partial(functions[target], **{key: value for key, value in node.items() if not key.startswith("_")})
 
 

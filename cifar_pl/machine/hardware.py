@@ -102,7 +102,9 @@ def dtype(recorded: object, name: str, accelerator: str) -> torch.dtype:
     """
     name = next((key for key, value in PRECISIONS.items() if value == recorded), name)
     if name not in ("auto", *native(accelerator)):
-        log.warning("!! The run computed in %s, and this device (%s) has none. Here it is float32.", name, accelerator)
+        log.warning(
+            "!! The run computed in %s, which this device (%s) does not have: here it is float32.", name, accelerator
+        )
         name = "float32"
     return DTYPES[precision(name, accelerator)]
 

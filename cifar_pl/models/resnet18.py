@@ -72,8 +72,8 @@ def resnet18(
         mean: Mean of each channel of the training images, in [0, 1].
         std: Standard deviation of each channel.
         zero_init_residual: Start each residual branch at zero (Goyal et al. 2017, arXiv 1706.02677, 5.1).
-        init: Initial convolutions: `he`, as in torchvision and the paper, or `torch`, the default of torch's layers,
-            which are smaller by a factor of about 2.4.
+        init: Initial weights of the convolutions: `he`, as in torchvision and the paper, or `torch`, the default of
+            torch's layers, which are smaller by a factor of about 2.4.
         dropout: Probability to drop a channel in training, by place: `stem`, `block` (after both batch norms of each
             block, before the sum), `shortcut` (if it is a convolution), `stage` (after each of the four).
     """

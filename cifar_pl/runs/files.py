@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, JSON and CSV."""
+"""Files that appear complete or not at all; JSON, CSV, NumPy archives."""
 
 import csv
 import io

@@ -65,14 +65,14 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
     except Exception as error:
         with suppress(OSError):  # a full disk must not hide what went wrong
             note("failed", error=f"{type(error).__name__}: {error}")
-            with (run_dir / "train.log").open("a") as file:
+            with (run_dir / "train.log").open("a", errors="backslashreplace") as file:
                 file.write(traceback.format_exc())
         raise
     except BaseException:  # SystemExit after a signal, KeyboardInterrupt
         with suppress(OSError):
             note("interrupted")
         if (run_dir / LAST).exists():
-            log.warning("Interrupted. To go on: python train.py 'resume=%s'", run_dir)
+            log.warning("Interrupted. To resume: python train.py 'resume=%s'", run_dir)
         raise
     finally:
         lock.release()
@@ -126,7 +126,7 @@ def require_new(run_dir: Path) -> None:
     """Refuse to overwrite the results of a run."""
     require(
         not has_results(run_dir),
-        f"{run_dir} holds a run already. resume={run_dir} continues it; for another one name a new directory.",
+        f"{run_dir} holds a run already. resume={run_dir} continues it; for a new run, name another directory.",
     )
 
 

@@ -80,11 +80,11 @@ class Sweep:
 
     def launch(self, job: Job, slot: Slot) -> None:
         """Run a job, unless it is over; it resumes if its first epoch was over."""
-        before = job.state().get("status")
-        if before in OVER:
+        before = job.state()
+        if before.get("status") in OVER:
             return
         place, reason = f"{self.jobs.index(job) + 1} of {self.total}", ""
-        if before == "running":
+        if before.get("status") == "running":
             tqdm.write(f"== Job {place} is still running, started by another sweep: {job.directory}")
             return
         tqdm.write(f"== Job {place}: {job.name}")
@@ -100,7 +100,8 @@ class Sweep:
         gc.collect()  # a run's network hangs in cycles, and the next run comes before Python looks for them
         rest, seconds = self.total - self._skipped - self._launched, time.monotonic() - self._start
         left = f"; {rest} left, about {tqdm.format_interval(seconds / self._launched * rest)}" if rest > 0 else ""
-        tqdm.write(f"== Job {place} {job.outcome() or f'was not started{reason}'}{left}.")
+        outcome = job.outcome() if job.state() != before else f"was not started{reason}"
+        tqdm.write(f"== Job {place} {outcome}{left}.")
         _require_working_gpu(self.directory)
 
     def interrupt(self) -> bool:
@@ -125,7 +126,7 @@ class Sweep:
         if (job.directory / rundir.LAST).exists():
             place.append(f"resume={overrides.quoted(job.directory)}")
         else:
-            (job.directory / rundir.STATUS).unlink(missing_ok=True)  # it ended in its first epoch
+            (job.directory / rundir.METRICS).unlink(missing_ok=True)  # of a run that ended in its first epoch
         return [*job.overrides, *place, *(f"++hydra.job.env_set.{name}='{value}'" for name, value in slot.items())]
 
 

@@ -39,7 +39,7 @@ def allocate(launcher: Launcher, at_once: Any) -> list[Slot]:
     count = at_once or len(gpus) * (PER_GPU if hardware.cores() >= PER_GPU * len(gpus) * CORES else 1)
     require(
         count,
-        "hydra/launcher=local counts runs by GPUs, and here is none. Say how many at the same time, "
+        "hydra/launcher=local takes the number of runs from the GPUs, and there are none here. Say how many, "
         f"for example sweep.at_once={min(2, hardware.cores())}: the {hardware.cores()} cores are divided among them.",
     )
     threads = {"OMP_NUM_THREADS": str(max(1, hardware.cores() // count))}

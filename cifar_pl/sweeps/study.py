@@ -49,7 +49,7 @@ def distribution(override: Override) -> BaseDistribution:
     assert high is not None
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
-    require(low > 0 or not log, f"{override.input_line}: on a log scale an interval begins above 0.")
+    require(low > 0 or not log, f"{override.input_line}: on a log scale an interval must start above 0.")
     return FloatDistribution(low, high, log=log)
 
 

@@ -50,8 +50,8 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
     missing = [job for job in sweep.jobs if not job.is_over()]
     require(
         not missing,
-        f"{len(missing)} of {len(sweep.jobs)} runs have no result (above). Once the cause is mended, "
-        f"to run what is missing: python train.py -m sweep.resume={shlex.quote(str(directory))}",
+        f"{len(missing)} of {len(sweep.jobs)} runs have no result (above). Once that is fixed, "
+        f"run what is missing: python train.py -m sweep.resume={shlex.quote(str(directory))}",
     )
 
 
@@ -61,7 +61,7 @@ def grid(_config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], check
     for key, override in typed.items():
         values = [str(override.input_line)]
         if override.is_sweep_override():
-            endless = f"{values[0]}: an interval has no end of values. List some, or search: sweep=search."
+            endless = f"{values[0]}: an interval has infinitely many values. List some, or search: sweep=search."
             require(override.is_discrete_sweep(), endless)
             values = list(dict.fromkeys(f"{key}={value}" for value in override.sweep_string_iterator()))
         lists[key] = values

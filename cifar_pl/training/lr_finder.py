@@ -20,7 +20,7 @@ MIN_FALL = 0.03  # of the loss of guessing
 MIN_SIGMAS = 6.0  # of the noise that the smoothing leaves
 ABOVE_ZERO = 1e-300  # a fall has a depth, even among losses that are all zero
 WALL = 1.1  # times the highest loss of the first tenth; if there is one behind it, half the fall is enough
-# The best rate of a grid of real runs over the end of the first fall (benchmarks/rates.py): under a schedule that
+# The best rate of a grid of real runs over the end of the first fall (benchmarks/rates/): under a schedule that
 # stays at its rate, and under one that only passes it.
 STAYS, PASSES = 2.0, 4.0
 

@@ -59,8 +59,8 @@ class Misclassified(Callback):
 
     def _explain(self, trainer: Trainer, network: nn.Module, predictions: Predictions, split: str, epoch: str) -> None:
         what, total = f"{SPLITS[split]} images{epoch}", len(predictions.label)
-        (self._run_dir / rundir.GALLERY).unlink(missing_ok=True)  # an older one of a resumed run
         try:
+            (self._run_dir / rundir.GALLERY).unlink(missing_ok=True)  # an older one of a resumed run
             classes = trainer.lightning_module.hparams["classes"]
             mistakes = cases.select(predictions, self._number)
             files.write_csv(self._run_dir / "misclassified.csv", cases.COLUMNS, cases.rows(mistakes, classes))

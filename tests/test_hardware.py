@@ -126,7 +126,7 @@ def test_a_precision_that_would_be_emulated_is_refused_and_a_trained_network_doe
             hardware.precision(name, where)
         caplog.clear()
         assert hardware.dtype(hardware.PRECISIONS[name], "auto", where) == torch.float32
-        assert f"The run computed in {name}, and" in caplog.text
+        assert f"The run computed in {name}, which" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,8 @@ def tables() -> str:
             rates(record),
             "The published runs after as many epochs as this project's own recipes take:",
             own(),
-            f"Our runs: {record['data']}, {machine(record)}, torch {record['versions']['torch']}.",
+            f"Our runs of the five: {record['data']}, {machine(record)}, torch {record['versions']['torch']}. "
+            f"Our own recipes: {', '.join(sorted({r['data'] for r in own_records()}))}.",
         )
     )
 

@@ -21,7 +21,7 @@ FLOORS = (
 FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
 HYDRA = {"hydra", "omegaconf"}
 HYDRA_FOLDERS = {"config", "cli", "sweeps"}
-CONDUCTORS = {"training.experiment", *FLOORS[-1]}
+CONDUCTORS = {"training.experiment", "training.budget", *FLOORS[-1]}
 
 
 def name_of(path: Path) -> str:

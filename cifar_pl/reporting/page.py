@@ -61,7 +61,7 @@ def write(
         splits=SPLITS,
         parts=PARTS,
         classes=classes,
-        command=shlex.join(["python", "train.py", *run.get("overrides", [])]),
+        command=shlex.join(["python", "train.py", *run.get("planned", run.get("overrides", []))]),
         config=(run_dir / rundir.CONFIG).read_text(encoding="utf-8"),
         results={split: _results(p, classes) for split, p in predictions.items()},
         calibration=calibrated,

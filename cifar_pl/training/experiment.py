@@ -26,8 +26,8 @@ from cifar_pl.machine import hardware, processes
 from cifar_pl.reporting import page
 from cifar_pl.runs import files, overrides, rundir, summary
 from cifar_pl.runs.monitors import TEST_SELECTED
-from cifar_pl.training import learning_rate
-from cifar_pl.training.callbacks import EpochLog, FirstSteps, Guard, Misclassified
+from cifar_pl.training import budget, learning_rate
+from cifar_pl.training.callbacks import Deadline, EpochLog, FirstSteps, Guard, Misclassified
 from cifar_pl.training.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -45,22 +45,28 @@ def run(cfg: DictConfig) -> float | None:
         rundir.require_new(run_dir)
     hardware.keep_memory()
     before = rundir.state(run_dir) if resumed else {}
-    typed = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+    typed = [o for o in HydraConfig.get().overrides.task if overrides.key_of(o) != "resume"]
     typed = overrides.merged(before.get("overrides", []), typed)
     origin = {**summary.provenance(), "overrides": typed}  # now: the code may have changed when the run ends
     if cfg.resume and (git := before.get("git")) != origin["git"]:
         log.warning("!! The run was started by other code (%s) than resumes it (%s).", git, origin["git"])
         origin["git"] = {**(origin["git"] or {"commit": None}), "dirty": True, "begun": git}
+    origin |= {key: value for key, value in before.items() if key in budget.FACTS}
+    plan, sweep = None, HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        if cfg.get("minutes") is not None:
+            plan = budget.plan(cfg, [o for o in typed if overrides.key_of(o) != "minutes"], sweep)
+            cfg = plan.cfg
+            origin |= plan.facts()
         with rundir.tracked(run_dir, **origin) if processes.rank() == 0 else nullcontext():
-            return _run(cfg, run_dir, origin)
+            return _run(cfg, run_dir, origin, sweep, plan)
     except Exception as error:
         traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it need not keep the network
         raise
 
 
-def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None:
-    first, sweep = processes.rank() == 0, HydraConfig.get().mode == RunMode.MULTIRUN
+def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any], sweep: bool, plan: budget.Plan | None) -> float | None:
+    first = processes.rank() == 0
     checks.check(cfg, sweep)
     cfg = cfg.copy()
     cfg.data.root = str(Path(cfg.data.root).absolute())  # the run may be opened from another directory
@@ -82,6 +88,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any]) -> float | None
     classifier: Classifier = parts.classifier(cfg, network, data, lr)
     study = Path(HydraConfig.get().sweep.dir) / rundir.STUDY if sweep else None
     callbacks = [Guard(run_dir), FirstSteps(run_dir / rundir.FIRST_STEPS), *parts.callbacks(cfg, data, study)]
+    callbacks += [Deadline(plan.lateness)] if plan else []
     callbacks += [TQDMProgressBar(refresh_rate=10)] if sys.stdout.isatty() else []
     sample = data.batch("train", cfg.trainer.max_epochs, 1).image
     for callback in callbacks:

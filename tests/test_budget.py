@@ -1,0 +1,77 @@
+"""`minutes=`: what fits is chosen in closed form, planned once, and repeated bit for bit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from cifar_pl.errors import UserError
+from cifar_pl.training import budget
+from cifar_pl.training.budget import Costs
+from tests.conftest import LEAN, TINY, Train
+
+FAST = ("model._target_=tests.fuzzing.small", "whiten=false", "callbacks.misclassified=null")
+
+
+def test_time_is_the_sum_of_its_parts() -> None:
+    costs = Costs(steps=10, small=1.0, full=2.0, epoch=5.0, once=100.0, start_share=0.5)
+    assert costs.total(5) == 2 * 10 * 1.0 + 3 * 10 * 2.0 + 5 * 5.0 + 100
+    assert costs.until(3, 5) == 2 * 10 * 1.0 + 1 * 10 * 2.0 + 3 * 5.0
+    assert costs._replace(finder=50).total(5) - costs.total(5) == 50 * 1.0  # on small images
+    assert costs._replace(finder="auto").total(1) - costs.total(1) == 40 * 2.0  # no epoch has small ones
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+def test_as_many_epochs_as_end_in_time(share: float) -> None:
+    costs = Costs(steps=7, small=0.3, full=0.5, epoch=0.2, once=11.0, start_share=share)
+    for seconds in (1.0, 14.0, 15.0, 60.0, 61.0, 4000.0):
+        epochs = costs.epochs(seconds)
+        assert epochs == 0 or costs.total(epochs) <= seconds
+        assert costs.total(epochs + 1) > seconds
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["minutes=0"], "minutes=0: it must be a number above 0"),
+        (["minutes=long"], "minutes=long: it must be a number above 0"),
+        (["minutes=9", "trainer.max_epochs=3"], "leave out trainer.max_epochs=3"),
+        (["minutes=9", "trainer=ddp"], "one process only"),
+        (["minutes=9", "monitor=test/acc"], "the test set selects nothing"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(
+    config: Callable[..., DictConfig], overrides: list[str], message: str
+) -> None:
+    typed = [o for o in overrides if not o.startswith("minutes")]
+    with pytest.raises(UserError, match=message):
+        budget.plan(config(*TINY, *overrides), [*TINY, *typed], sweep=False)
+
+
+@pytest.mark.slow
+def test_a_planned_run_is_repeated_by_the_command_in_its_summary(train: Train, tmp_path: Path) -> None:
+    lean = [o for o in LEAN if not o.startswith("callbacks.misclassified")]
+    asked = (*TINY, *lean, *FAST, "seed=3", "+trainer.limit_train_batches=3")
+    result = train(*asked, "minutes=0.3", "hydra.run.dir=planned")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "planned/summary.json").read_text())
+    assert "minutes=0.3" in summary["overrides"]
+    assert summary["planned_minutes"] <= 0.3
+    assert "minutes=0.3" not in summary["planned"]
+    assert f"trainer.max_epochs={summary['epochs']}" in summary["planned"]
+    assert any(o.startswith("experiment=epochs") for o in summary["planned"])
+    repeated = train(*summary["planned"], "hydra.run.dir=repeated")
+    assert repeated.returncode == 0, repeated.stderr
+    one, other = (
+        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("planned", "repeated")
+    )
+    assert all(torch.equal(one[key], value) for key, value in other.items())
+
+    refused = train(*asked, "minutes=0.05", "hydra.run.dir=short")
+    assert refused.returncode == 1
+    assert "a run of one epoch takes 0." in refused.stderr
+    assert not (tmp_path / "short/status.json").exists()

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
+from cifar_pl.config import schema
 from cifar_pl.errors import UserError
 from cifar_pl.training import budget
-from cifar_pl.training.budget import Costs
+from cifar_pl.training.costs import Costs
 from tests.conftest import LEAN, TINY, Train
 
 FAST = ("model._target_=tests.fuzzing.small", "whiten=false", "callbacks.misclassified=null")
@@ -19,9 +21,9 @@ FAST = ("model._target_=tests.fuzzing.small", "whiten=false", "callbacks.misclas
 def test_time_is_the_sum_of_its_parts() -> None:
     costs = Costs(steps=10, small=1.0, full=2.0, epoch=5.0, once=100.0, start_share=0.5)
     assert costs.total(5) == 2 * 10 * 1.0 + 3 * 10 * 2.0 + 5 * 5.0 + 100
-    assert costs.until(3, 5) == 2 * 10 * 1.0 + 1 * 10 * 2.0 + 3 * 5.0
-    assert costs._replace(finder=50).total(5) - costs.total(5) == 50 * 1.0  # on small images
-    assert costs._replace(finder="auto").total(1) - costs.total(1) == 40 * 2.0  # no epoch has small ones
+    assert costs.training(3, 5) == 2 * 10 * 1.0 + 1 * 10 * 2.0 + 3 * 5.0
+    assert costs._replace(finder=50).total(5) - costs.total(5) == 50 * 2.0
+    assert costs._replace(finder="auto").total(1) - costs.total(1) == 40 * 2.0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
@@ -40,6 +42,7 @@ def test_as_many_epochs_as_end_in_time(share: float) -> None:
         (["minutes=long"], "minutes=long: it must be a number above 0"),
         (["minutes=9", "trainer.max_epochs=3"], "leave out trainer.max_epochs=3"),
         (["minutes=9", "trainer=ddp"], "one process only"),
+        (["minutes=9", "compile=true"], "cannot be planned"),
         (["minutes=9", "monitor=test/acc"], "the test set selects nothing"),
     ],
 )
@@ -49,6 +52,17 @@ def test_what_cannot_be_planned_is_refused(
     typed = [o for o in overrides if not o.startswith("minutes")]
     with pytest.raises(UserError, match=message):
         budget.plan(config(*TINY, *overrides), [*TINY, *typed], sweep=False)
+
+
+def test_recipes_that_contradict_what_is_typed_are_left_out(config: Callable[..., DictConfig]) -> None:
+    config()  # Hydra's job
+    with initialize_config_dir(str(schema.CONF), version_base="1.3"):
+        every = budget._options([], sweep=False)
+        assert [overrides for overrides, _ in every] == [[f"experiment=epochs{n}"] for n in (10, 16, 200, 30, 80)]
+        assert [overrides for overrides, _ in budget._options(["scheduler=plateau"], False)] == [["scheduler=plateau"]]
+        assert [overrides for overrides, _ in budget._options(["experiment=demo"], False)] == [["experiment=demo"]]
+        affine = budget._options(["data=digits", "aug=affine"], sweep=False)
+        assert {overrides[0] for overrides, _ in affine} == {"experiment=epochs10", "experiment=epochs16"}
 
 
 @pytest.mark.slow
@@ -74,4 +88,4 @@ def test_a_planned_run_is_repeated_by_the_command_in_its_summary(train: Train, t
     refused = train(*asked, "minutes=0.05", "hydra.run.dir=short")
     assert refused.returncode == 1
     assert "a run of one epoch takes 0." in refused.stderr
-    assert not (tmp_path / "short/status.json").exists()
+    assert json.loads((tmp_path / "short/status.json").read_text())["status"] == "failed"

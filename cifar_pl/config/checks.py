@@ -1,5 +1,7 @@
 """Rules between values of a config. `schema` has the kinds of single values, constructors their ranges."""
 
+from typing import Any
+
 import torch
 from omegaconf import DictConfig, ListConfig
 
@@ -56,11 +58,16 @@ def _monitors(cfg: DictConfig) -> None:
         require(not watched, f"data.val_size=0 leaves no validation for {', '.join(watched)} to follow.")
 
 
+def one_device(devices: Any) -> bool:
+    """Whether `trainer.devices` is one device."""
+    one = len(devices) == 1 if isinstance(devices, ListConfig) else devices in (1, "1")
+    return one or (devices == "auto" and torch.cuda.device_count() <= 1)
+
+
 def _devices(cfg: DictConfig, sweep: bool) -> None:
     devices, nodes, started = cfg.trainer.devices, cfg.trainer.get("num_nodes", 1), processes.started()
-    one = len(devices) == 1 if isinstance(devices, ListConfig) else devices in (1, "1")
     require(
-        not sweep or one or (devices == "auto" and torch.cuda.device_count() <= 1),
+        not sweep or one_device(devices),
         f"trainer.devices={devices}: a sweep in one process cannot start several per run. "
         "Leave out -m, and let the shell sweep: for seed in 0 1 2; do python train.py trainer=ddp seed=$seed; done",
     )

@@ -77,11 +77,12 @@ def spare(cfg: DictConfig, network: nn.Module, data: DataModule) -> Any:
 
     It has no L1 term, which would lift the curve above the loss of guessing.
     """
+    own = cfg.lr_finder.get("optimizer") or {}
     return build(
         cfg.classifier,
         "classifier",
         network=copy.deepcopy(network),
-        optimizer=build(OmegaConf.create({**cfg.optimizer, **cfg.lr_finder.optimizer}), "lr_finder.optimizer"),
+        optimizer=build(OmegaConf.create({**cfg.optimizer, **own}), "lr_finder.optimizer"),
         scheduler=lambda **_: [],
         classes=data.load().classes,
         lr=float(cfg.optimizer.lr),

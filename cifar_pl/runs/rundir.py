@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -37,16 +37,21 @@ FIRST_FILES = (FINDER, RANGE_TEST, LR_FIGURE, FIRST_STEPS, BEST)  # what a run m
 
 
 @contextmanager
-def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
+def tracked(run_dir: Path, **facts: Any) -> Iterator[Callable[..., None]]:
     """Keep `status.json`: running, then finished, pruned, interrupted or failed (with the error), and `facts`.
 
-    The traceback of a failure goes to the end of `train.log`; the caller shows the message.
+    Yields a function that adds facts. The traceback of a failure goes to the end of `train.log`; the caller shows the
+    message.
     """
     started = _now()
     facts |= {"host": socket.gethostname(), "pid": os.getpid()}
 
     def note(status: str, **more: str) -> None:
         files.write_json(run_dir / STATUS, {"status": status, "started": started, "at": _now(), **more, **facts})
+
+    def add(**more: Any) -> None:
+        facts.update(more)
+        note("running")
 
     lock = FileLock(run_dir / ".lock")
     try:
@@ -57,7 +62,7 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[None]:
         for part in (*run_dir.rglob(f".*{files.PART}"), *run_dir.glob(".lr_find_*.ckpt")):  # of a killed process
             part.unlink()
         note("running")
-        yield
+        yield add
         note("finished")
     except Pruned:
         note("pruned")

@@ -32,8 +32,10 @@ def trials(config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], chec
     require(
         config.protocol == "honest"
         and (config.data.val_size or config.data.fold is not None)
-        and config.callbacks.get("epoch_log"),
-        "sweep=search judges by validation: it needs protocol=honest, images held out, and callbacks.epoch_log.",
+        and config.callbacks.get("epoch_log")
+        and config.minutes is None,
+        "sweep=search judges by validation, epoch by epoch: it needs protocol=honest, images held out, "
+        "callbacks.epoch_log, and trainer.max_epochs in place of minutes.",
     )
     default = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in options.space.items()])
     by_key = {o.get_key_element(): o for o in (*default, *typed.values())}

@@ -1,16 +1,18 @@
 """`minutes=`: the recipe and the number of epochs that fit into a budget of time."""
 
+import gc
 import logging
 import math
 import re
 import shlex
 import time
-from bisect import bisect_right
-from typing import Any, Literal, NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import torch
 from hydra import compose
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict, read_write
 from pytorch_lightning import Callback, Trainer
 
 from cifar_pl.config import checks, parts, schema
@@ -18,7 +20,7 @@ from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import require
 from cifar_pl.machine import processes
 from cifar_pl.runs.overrides import key_of
-from cifar_pl.training import range_test
+from cifar_pl.training.costs import MAX_EPOCHS, Costs
 
 log = logging.getLogger(__name__)
 
@@ -26,36 +28,6 @@ RECIPE = re.compile(r"epochs\d+")  # in conf/experiment
 WARM_UP, STEPS = 5, 20  # steps that are left out, and steps that are timed
 EVALUATION = 1 / 3  # of an image's time in training: the forward pass alone
 ONCE = 15.0  # seconds of the start, before the plan, and of gallery, figures and page at the end
-MAX_EPOCHS = 1_000_000
-FACTS = ("planned", "planned_minutes")  # of the summary: overrides that repeat the run, and its expected length
-
-
-class Costs(NamedTuple):
-    """What a run takes: steps of an epoch, and seconds."""
-
-    steps: int
-    small: float  # of a step with small images
-    full: float  # of a step at full size
-    epoch: float  # of an epoch besides its steps: validation
-    once: float  # of everything else
-    start_share: float  # of the epochs, rounded down, has small images
-    finder: int | Literal["auto"] = 0  # steps of the range test
-
-    def total(self, epochs: int) -> float:
-        """Seconds of a run of so many epochs."""
-        return self.until(epochs, epochs) + self.once
-
-    def until(self, epoch: int, epochs: int) -> float:
-        """Seconds of a run of `epochs` until the end of this epoch, counted from 1, without `once`."""
-        start = math.floor(self.start_share * epochs + 1e-9)
-        small = min(epoch, start)
-        tested = range_test.steps(epochs * self.steps) if self.finder == "auto" else self.finder
-        training = self.steps * (small * self.small + (epoch - small) * self.full)
-        return training + tested * (self.small if start else self.full) + epoch * self.epoch
-
-    def epochs(self, seconds: float) -> int:
-        """The largest number of epochs whose `total` is within `seconds`; 0 if there is none."""
-        return bisect_right(range(1, MAX_EPOCHS), seconds, key=self.total)
 
 
 class Plan(NamedTuple):
@@ -64,68 +36,94 @@ class Plan(NamedTuple):
     cfg: DictConfig
     overrides: list[str]  # compose `cfg`, and so repeat the run bit by bit
     costs: Costs
-    made: float  # when, on the monotonic clock
+    epochs: int
 
-    def facts(self) -> dict[str, Any]:
-        """The values of `FACTS`."""
-        minutes = self.costs.total(self.cfg.trainer.max_epochs) / 60
-        return dict(zip(FACTS, (self.overrides, minutes), strict=True))
+    @property
+    def minutes(self) -> float:
+        """The expected length of the run."""
+        return self.costs.total(self.epochs) / 60
 
-    def lateness(self, epoch: int) -> float:
-        """How much later the run ends, as a share of its training, if all epochs are as slow as those until now."""
-        return (time.monotonic() - self.made) / self.costs.until(epoch, self.cfg.trainer.max_epochs) - 1
+    def training_seconds(self, epoch: int) -> float:
+        """Expected from the first step to the end of this epoch, counted from 1."""
+        return self.costs.training(epoch, self.epochs)
 
 
 def plan(cfg: DictConfig, typed: list[str], sweep: bool) -> Plan:
     """Time some steps at each size of images, and choose the recipe whose own length is nearest to what fits.
 
-    `typed` are the other overrides; an experiment among them is kept.
+    `typed` are the other overrides. There is no recipe if an experiment is among them, or if every recipe contradicts
+    them.
     """
     start, minutes = time.monotonic(), cfg.minutes
-    _check(cfg, typed, sweep)
+    _check(cfg, typed)
+    options = _options(typed, sweep)
     data, small, full = _time_steps(cfg, typed)
-    recipes = [[]] if "experiment" in map(key_of, typed) else _recipes()
-    options = []
-    for overrides in ([*recipe, *typed] for recipe in recipes):
-        option = compose("config", overrides)
+    plans, least = list[tuple[float, Plan]](), math.inf
+    for overrides, option in options:
         costs = _costs(option, data, small, full, time.monotonic() - start)
-        epochs = costs.epochs(60 * minutes)
-        distance = abs(math.log(max(epochs, 1) / option.trainer.max_epochs))
-        options.append((epochs == 0, distance, overrides, costs, epochs))
-    none, _, overrides, costs, epochs = min(options, key=lambda option: option[:2])
-    least = min(option[3].total(1) for option in options) / 60
-    require(not none, f"minutes={minutes}: a run of one epoch takes {least:.1f} on this machine. Give that or more.")
-    overrides = [*overrides, f"trainer.max_epochs={epochs}"]
+        least = min(least, costs.total(1) / 60)
+        if epochs := costs.epochs(60 * minutes):
+            own = ["minutes=null"] if option.minutes is not None else []  # of an experiment
+            overrides = [*overrides, f"trainer.max_epochs={epochs}", *own]
+            plans.append((abs(math.log(epochs / option.trainer.max_epochs)), Plan(option, overrides, costs, epochs)))
+    least = math.ceil(100 * least) / 100
+    require(plans, f"minutes={minutes}: a run of one epoch takes {least} minutes on this machine. Give that or more.")
+    _, chosen = min(plans, key=lambda item: item[0])
     log.info(
         "minutes=%g: %.3g s per step, %.3g s with small images. Expected to take %.1f minutes: python train.py %s",
-        *(minutes, full, small, costs.total(epochs) / 60, shlex.join(overrides)),
+        *(minutes, full, small, chosen.minutes, shlex.join(chosen.overrides)),
     )
-    return Plan(compose("config", overrides), overrides, costs, time.monotonic())
+    return chosen._replace(cfg=_composed(chosen.overrides))
 
 
-def _check(cfg: DictConfig, typed: list[str], sweep: bool) -> None:
+def _check(cfg: DictConfig, typed: list[str]) -> None:
     minutes = cfg.minutes
     number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
     require(number and 0 < minutes < math.inf, f"minutes={minutes}: it must be a number above 0.")
     length = [o for o in typed if key_of(o) == "trainer.max_epochs"]
     require(not length, f"minutes={minutes} chooses the number of epochs: leave out {' '.join(length)}, or minutes.")
     require(
-        processes.started() == 1 and cfg.trainer.devices in (1, "1"),
+        processes.started() == 1 and checks.one_device(cfg.trainer.devices),
         f"minutes={minutes} plans runs of one process only: give trainer.max_epochs instead.",
     )
-    checks.check(cfg, sweep)
+    require(not cfg.compile, f"minutes={minutes}: the time that compile=true takes cannot be planned. Leave one out.")
 
 
-def _recipes() -> list[list[str]]:
-    names = [path.stem for path in (schema.CONF / "experiment").glob("*.yaml")]
-    return [[f"experiment={name}"] for name in names if RECIPE.fullmatch(name)]
+def _options(typed: list[str], sweep: bool) -> list[tuple[list[str], DictConfig]]:
+    """Overrides and configs to choose from: every recipe that `typed` does not contradict, else `typed` alone."""
+    names = [path.stem for path in (schema.CONF / "experiment").glob("*.yaml") if RECIPE.fullmatch(path.stem)]
+    found = []
+    for name in [] if "experiment" in map(key_of, typed) else sorted(names):
+        overrides = [f"experiment={name}", *typed]
+        with suppress(Exception):  # such as scheduler=plateau, which needs images that no recipe holds out
+            option = compose(_config_name(), overrides)
+            checks.check(option, sweep)
+            found.append((overrides, option))
+    if not found:
+        option = compose(_config_name(), typed)
+        checks.check(option, sweep)
+        found.append((typed, option))
+    return found
+
+
+def _config_name() -> str:
+    return HydraConfig.get().job.config_name or "config"
+
+
+def _composed(overrides: list[str]) -> DictConfig:
+    """The config with these overrides; `${hydra:runtime.choices...}` in it are its own."""
+    composed = compose(_config_name(), overrides, return_hydra_config=True)
+    known: Any = HydraConfig.instance().cfg
+    with read_write(known), open_dict(known), open_dict(composed):
+        known.hydra.runtime.choices = composed.pop("hydra").runtime.choices
+    return composed
 
 
 def _time_steps(cfg: DictConfig, typed: list[str]) -> tuple[DataModule, float, float]:
     """The images, and the seconds of a training step with small ones and at full size."""
     machine, seconds = parts.machine(cfg), []
     for share in (0.9, 0.0):
-        timed = compose("config", [*typed, f"data.start_share={share}", f"trainer.max_epochs={MAX_EPOCHS}"])
+        timed = compose(_config_name(), [*typed, f"data.start_share={share}", f"trainer.max_epochs={MAX_EPOCHS}"])
         data = parts.data(timed, machine.accelerator)
         classifier = parts.spare(timed, parts.network(timed, data, machine.accelerator), data)
         timer = _Timer()
@@ -141,6 +139,8 @@ def _time_steps(cfg: DictConfig, typed: list[str]) -> tuple[DataModule, float, f
         )
         trainer.fit(classifier, data.train_dataloader())
         seconds.append((timer.at[1] - timer.at[0]) / STEPS)
+        del trainer, classifier
+        gc.collect()  # they hang in cycles, and with them the images
     return data, seconds[0], seconds[1]
 
 
@@ -152,8 +152,8 @@ class _Timer(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step in (WARM_UP, WARM_UP + STEPS):
-            if trainer.strategy.root_device.type == "cuda":
-                torch.cuda.synchronize()
+            if (kind := trainer.strategy.root_device.type) != "cpu":
+                torch.get_device_module(kind).synchronize()
             self.at.append(time.monotonic())
 
 
@@ -164,8 +164,9 @@ def _costs(cfg: DictConfig, data: DataModule, small: float, full: float, plannin
     held_out = 0 if published else cfg.data.val_size if cfg.data.fold is None else images // cfg.data.folds
     image = EVALUATION * full / cfg.data.batch_size
     validated = data.size("test") if published else held_out
+    steps, limit = (images - held_out) // cfg.data.batch_size, cfg.trainer.get("limit_train_batches")
     return Costs(
-        steps=(images - held_out) // cfg.data.batch_size,
+        steps=min(steps, limit) if isinstance(limit, int) else steps,
         small=small,
         full=full,
         epoch=validated * image / cfg.trainer.check_val_every_n_epoch,

@@ -46,19 +46,23 @@ def run(cfg: DictConfig) -> float | None:
     hardware.keep_memory()
     before = rundir.state(run_dir) if resumed else {}
     typed = [o for o in HydraConfig.get().overrides.task if overrides.key_of(o) != "resume"]
+    origin = summary.provenance()  # now: the code may have changed when the run ends
+    if "trainer.max_epochs" not in map(overrides.key_of, typed):
+        origin |= {key: value for key, value in before.items() if key in ("planned", "planned_minutes")}
     typed = overrides.merged(before.get("overrides", []), typed)
-    origin = {**summary.provenance(), "overrides": typed}  # now: the code may have changed when the run ends
+    origin["overrides"] = typed
     if cfg.resume and (git := before.get("git")) != origin["git"]:
         log.warning("!! The run was started by other code (%s) than resumes it (%s).", git, origin["git"])
         origin["git"] = {**(origin["git"] or {"commit": None}), "dirty": True, "begun": git}
-    origin |= {key: value for key, value in before.items() if key in budget.FACTS}
     plan, sweep = None, HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        if cfg.get("minutes") is not None:
-            plan = budget.plan(cfg, [o for o in typed if overrides.key_of(o) != "minutes"], sweep)
-            cfg = plan.cfg
-            origin |= plan.facts()
-        with rundir.tracked(run_dir, **origin) if processes.rank() == 0 else nullcontext():
+        with rundir.tracked(run_dir, **origin) if processes.rank() == 0 else nullcontext() as add:
+            if cfg.get("minutes") is not None and not resumed:
+                plan = budget.plan(cfg, [o for o in typed if overrides.key_of(o) != "minutes"], sweep)
+                cfg, facts = plan.cfg, {"planned": plan.overrides, "planned_minutes": plan.minutes}
+                origin |= facts
+                if add:
+                    add(**facts)
             return _run(cfg, run_dir, origin, sweep, plan)
     except Exception as error:
         traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it need not keep the network
@@ -88,7 +92,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any], sweep: bool, pl
     classifier: Classifier = parts.classifier(cfg, network, data, lr)
     study = Path(HydraConfig.get().sweep.dir) / rundir.STUDY if sweep else None
     callbacks = [Guard(run_dir), FirstSteps(run_dir / rundir.FIRST_STEPS), *parts.callbacks(cfg, data, study)]
-    callbacks += [Deadline(plan.lateness)] if plan else []
+    callbacks += [Deadline(plan.training_seconds)] if plan else []
     callbacks += [TQDMProgressBar(refresh_rate=10)] if sys.stdout.isatty() else []
     sample = data.batch("train", cfg.trainer.max_epochs, 1).image
     for callback in callbacks:

@@ -1,0 +1,35 @@
+"""How long a run of so many epochs takes, and how many fit into a time."""
+
+import math
+from bisect import bisect_right
+from typing import Literal, NamedTuple
+
+from cifar_pl.training import range_test
+
+MAX_EPOCHS = 1_000_000
+
+
+class Costs(NamedTuple):
+    """What a run takes: steps of an epoch, and seconds."""
+
+    steps: int
+    small: float  # of a step with small images
+    full: float  # of a step at full size
+    epoch: float  # of an epoch besides its steps: validation
+    once: float  # of everything else
+    start_share: float  # of the epochs, rounded down, has small images
+    finder: int | Literal["auto"] = 0  # steps of the range test
+
+    def total(self, epochs: int) -> float:
+        """Seconds of a run of so many epochs."""
+        tested = range_test.steps(epochs * self.steps) if self.finder == "auto" else self.finder
+        return self.training(epochs, epochs) + tested * self.full + self.once
+
+    def training(self, epoch: int, epochs: int) -> float:
+        """Seconds from the first step of a run of `epochs` to the end of this epoch, counted from 1."""
+        small = min(epoch, math.floor(self.start_share * epochs + 1e-9))
+        return self.steps * (small * self.small + (epoch - small) * self.full) + epoch * self.epoch
+
+    def epochs(self, seconds: float) -> int:
+        """The largest number of epochs whose `total` is within `seconds`; 0 if there is none."""
+        return bisect_right(range(1, MAX_EPOCHS), seconds, key=self.total)

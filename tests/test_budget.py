@@ -50,8 +50,9 @@ def test_what_cannot_be_planned_is_refused(
     config: Callable[..., DictConfig], overrides: list[str], message: str
 ) -> None:
     typed = [o for o in overrides if not o.startswith("minutes")]
-    with pytest.raises(UserError, match=message):
-        budget.plan(config(*TINY, *overrides), [*TINY, *typed], sweep=False)
+    cfg = config(*TINY, *overrides)
+    with initialize_config_dir(str(schema.CONF), version_base="1.3"), pytest.raises(UserError, match=message):
+        budget.plan(cfg, [*TINY, *typed], sweep=False)
 
 
 def test_recipes_that_contradict_what_is_typed_are_left_out(config: Callable[..., DictConfig]) -> None:
@@ -69,9 +70,11 @@ def test_recipes_that_contradict_what_is_typed_are_left_out(config: Callable[...
 def test_a_planned_run_is_repeated_by_the_command_in_its_summary(train: Train, tmp_path: Path) -> None:
     lean = [o for o in LEAN if not o.startswith("callbacks.misclassified")]
     asked = (*TINY, *lean, *FAST, "seed=3", "+trainer.limit_train_batches=3")
-    result = train(*asked, "minutes=0.3", "hydra.run.dir=planned")
+    result = train("-m", *asked, "minutes=0.3,0.4", "hydra.sweep.dir=sweep")
     assert result.returncode == 0, result.stderr
-    summary = json.loads((tmp_path / "planned/summary.json").read_text())
+    planned, longer = sorted((tmp_path / "sweep").glob("?-minutes_0.?"))
+    assert json.loads((longer / "summary.json").read_text())["planned_minutes"] <= 0.4
+    summary = json.loads((planned / "summary.json").read_text())
     assert "minutes=0.3" in summary["overrides"]
     assert summary["planned_minutes"] <= 0.3
     assert "minutes=0.3" not in summary["planned"]
@@ -80,8 +83,8 @@ def test_a_planned_run_is_repeated_by_the_command_in_its_summary(train: Train, t
     repeated = train(*summary["planned"], "hydra.run.dir=repeated")
     assert repeated.returncode == 0, repeated.stderr
     one, other = (
-        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for name in ("planned", "repeated")
+        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for run in (planned, tmp_path / "repeated")
     )
     assert all(torch.equal(one[key], value) for key, value in other.items())
 

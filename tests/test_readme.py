@@ -50,8 +50,8 @@ def test_the_documents_train_sweep_and_resume() -> None:
 
 
 # test_command.py resumes, test_ddp.py has several processes, test_sweep.py resumes a sweep and has two runs at once,
-# test_published.py trains by both protocols.
-ELSEWHERE = ("resume=", "trainer=ddp", "sweep.resume=", "hydra/launcher=local", "protocol=honest")
+# test_published.py trains by both protocols, test_budget.py plans.
+ELSEWHERE = ("minutes=", "resume=", "trainer=ddp", "sweep.resume=", "hydra/launcher=local", "protocol=honest")
 HERE = [command for command in COMMANDS if not any(o.startswith(ELSEWHERE) for o in command)]
 # `data=image_folder` is how all of them get their images here.
 SINGLE = [c for c in HERE if "-m" not in c and c != ["data=image_folder", "data.root=path/to/images"]]

@@ -113,9 +113,9 @@ def _config_name() -> str:
 def _composed(overrides: list[str]) -> DictConfig:
     """The config with these overrides; `${hydra:runtime.choices...}` in it are its own."""
     composed = compose(_config_name(), overrides, return_hydra_config=True)
-    known: Any = HydraConfig.instance().cfg
-    with read_write(known), open_dict(known), open_dict(composed):
-        known.hydra.runtime.choices = composed.pop("hydra").runtime.choices
+    runtime: Any = HydraConfig.get().runtime
+    with read_write(runtime), open_dict(composed):
+        runtime.choices = composed.pop("hydra").runtime.choices
     return composed
 
 

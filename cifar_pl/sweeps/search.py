@@ -33,7 +33,7 @@ def trials(config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], chec
         config.protocol == "honest"
         and (config.data.val_size or config.data.fold is not None)
         and config.callbacks.get("epoch_log")
-        and config.minutes is None,
+        and config.get("minutes") is None,
         "sweep=search judges by validation, epoch by epoch: it needs protocol=honest, images held out, "
         "callbacks.epoch_log, and trainer.max_epochs in place of minutes.",
     )

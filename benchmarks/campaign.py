@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,10 +42,16 @@ class Job(NamedTuple):
     def left(self) -> int:
         """Number of epochs that are left, at least one unless the run is finished."""
         if not rundir.is_run(self.run_dir):
-            return int(config(self.overrides).trainer.max_epochs)
+            return length(tuple(o for o in self.overrides if not o.startswith("seed=")))
         if rundir.state(self.run_dir)["status"] == "finished":
             return 0
         return max(int(rundir.read_config(self.run_dir)["trainer"]["max_epochs"]) - len(self.epochs()), 1)
+
+
+@cache
+def length(overrides: tuple[str, ...]) -> int:
+    """Number of epochs of a run with these overrides."""
+    return int(config(overrides).trainer.max_epochs)
 
 
 def plan(runs: Path, more: Sequence[str], seeds: int = SEEDS) -> list[Job]:

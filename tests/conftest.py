@@ -201,12 +201,17 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own_run(finished_run: Path, tmp_path: Path) -> Path:
-    """A copy of `finished_run`, to write into and to spoil; its checkpoints are hard links, to be replaced only."""
+    """A copy of `finished_run`, to write into and to spoil."""
+    return copy_run(finished_run, tmp_path / "run")
+
+
+def copy_run(run: Path, target: Path) -> Path:
+    """Copy a run directory; its checkpoints, which are large, become hard links: to be replaced, not written into."""
 
     def copy(source: str, target: str) -> None:
         (os.link if source.endswith(".ckpt") else shutil.copy2)(source, target)
 
-    return shutil.copytree(finished_run, tmp_path / "run", copy_function=copy)
+    return shutil.copytree(run, target, copy_function=copy)
 
 
 @pytest.fixture

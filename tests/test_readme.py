@@ -3,10 +3,8 @@
 import csv
 import importlib
 import importlib.util
-import os
 import re
 import shlex
-import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,7 @@ from PIL import Image
 
 from benchmarks import results
 from cifar_pl.training import experiment
-from tests.conftest import LEAN, ROOT, TINY, Ask, Train
+from tests.conftest import LEAN, ROOT, TINY, Ask, Train, copy_run
 
 DOCUMENTS = {path: path.read_text() for path in results.DOCUMENTS}
 OTHERS = {path: path.read_text() for path in (*ROOT.glob("*.md"), *(ROOT / ".github").glob("*.md"))}
@@ -112,15 +110,12 @@ def test_every_sweep_for_slurm_asks_slurm_for_what_is_typed(command: list[str], 
 def test_every_command_for_a_finished_run_runs(
     line: str, finished_run: Path, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def linked(directory: Path) -> None:  # checkpoints are large; what is written replaces a file and not its content
-        shutil.copytree(finished_run, directory, copy_function=os.link)
-
-    linked(tmp_path / "outputs/day/run")
+    copy_run(finished_run, tmp_path / "outputs/day/run")
     (tmp_path / "holiday").mkdir()
     for name in ("photo.jpg", "holiday/one.png"):
         Image.fromarray(np.full((30, 40, 3), 100, np.uint8)).save(tmp_path / name)
     if "multirun" in line:
-        linked(tmp_path / "multirun/day/sweep/0-run")
+        copy_run(finished_run, tmp_path / "multirun/day/sweep/0-run")
     monkeypatch.chdir(tmp_path)
     with (finished_run / "misclassified.csv").open() as file:
         first = next(csv.DictReader(file))

@@ -1,7 +1,6 @@
 """`train.py` and the other commands on a shell: resolvers, `resume=`, signals, exit status."""
 
 import logging
-import math
 import os
 import secrets
 import signal
@@ -22,7 +21,7 @@ from cifar_pl.cli.messages import FULL_ERROR, explain
 from cifar_pl.config import resume
 from cifar_pl.errors import Pruned, UserError
 from cifar_pl.machine import processes
-from cifar_pl.runs import rundir
+from cifar_pl.runs import overrides, rundir
 from cifar_pl.runs.monitors import MONITORS
 
 USR1 = getattr(signal, "SIGUSR1", None)  # Windows has none, and no SLURM
@@ -117,7 +116,7 @@ def register_resolvers() -> None:
     run_id, started = secrets.token_hex(2), processes.started()  # now, before Lightning sets how many it starts
     resolvers: dict[str, Callable[..., Any]] = {
         "run_id": lambda: _alone(run_id, started),  # four hex digits for each process
-        "share": lambda share, of: math.floor(share * of + 1e-9),  # 0.7 of 90 is 62.99999999999999 in binary
+        "share": overrides.share,
         "direction": lambda monitor: MONITORS.get(monitor, "max"),
         "hydra_dir": _hydra_dir,
         "gpus": lambda *asked: import_module("cifar_pl.machine.slurm").gpus(*asked),  # submitit is an optional part

@@ -1,5 +1,6 @@
-"""Overrides as people type them, `key=value`, and nested configs as flat ones."""
+"""Overrides as people type them, `key=value`; shares, and nested configs as flat ones."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,11 @@ def key_of(override: str) -> str:
 def merged(old: list[str], new: list[str]) -> list[str]:
     """Both, but of each key only the last override."""
     return list({key_of(a): a for a in [*old, *new]}.values())
+
+
+def share(part: float, of: int) -> int:
+    """`${share:part,of}` of a config: that part of a number, rounded down; 0.7 of 90, 62.99... in binary, is 63."""
+    return math.floor(part * of + 1e-9)
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

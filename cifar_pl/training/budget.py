@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import Callback, Trainer
 
 from cifar_pl.config import checks, parts, schema
 from cifar_pl.data.datamodule import DataModule
-from cifar_pl.errors import require
+from cifar_pl.errors import UserError, require
 from cifar_pl.machine import processes
 from cifar_pl.runs.overrides import key_of
 from cifar_pl.training.costs import MAX_EPOCHS, Costs
+from cifar_pl.training.range_test import throwaway_trainer
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +98,8 @@ def _options(typed: list[str], sweep: bool) -> list[tuple[list[str], DictConfig]
     found = []
     for name in [] if "experiment" in map(key_of, typed) else sorted(names):
         overrides = [f"experiment={name}", *typed]
-        with suppress(Exception):  # such as scheduler=plateau, which needs images that no recipe holds out
+        # Such as scheduler=plateau, which needs images that no recipe holds out.
+        with suppress(UserError, HydraException, OmegaConfBaseException):
             option = compose(_config_name(), overrides)
             checks.check(option, sweep)
             found.append((overrides, option))
@@ -127,16 +131,7 @@ def _time_steps(cfg: DictConfig, typed: list[str]) -> tuple[DataModule, float, f
         data = parts.data(timed, machine.accelerator)
         classifier = parts.spare(timed, parts.network(timed, data, machine.accelerator), data)
         timer = _Timer()
-        trainer = Trainer(
-            **machine.one_device(),
-            max_steps=WARM_UP + STEPS,
-            max_epochs=-1,
-            callbacks=[timer],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = throwaway_trainer(**machine.one_device(), max_steps=WARM_UP + STEPS, max_epochs=-1, callbacks=[timer])
         trainer.fit(classifier, data.train_dataloader())
         seconds.append((timer.at[1] - timer.at[0]) / STEPS)
         del trainer, classifier

@@ -51,7 +51,7 @@ class Classifier(LightningModule):
             scheduler: Called with the optimizer, `epochs` and `total_steps`; see `schedulers`.
             classes: Names, in the order of the logits.
             lr: The learning rate.
-            label_smoothing: Of the training only.
+            label_smoothing: Label smoothing of the training loss.
             l1: Factor of the sum of all absolute weights (not biases, nor those of batch norm) in the training loss.
             tta: With `flip` the test has a second accuracy, `test/acc_tta`, over each image and its mirror image.
             seed: What dropout draws depends on it, epoch, batch and process.

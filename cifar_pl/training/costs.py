@@ -1,9 +1,9 @@
 """How long a run of so many epochs takes, and how many fit into a time."""
 
-import math
 from bisect import bisect_right
 from typing import Literal, NamedTuple
 
+from cifar_pl.runs.overrides import share
 from cifar_pl.training import range_test
 
 MAX_EPOCHS = 1_000_000
@@ -27,7 +27,7 @@ class Costs(NamedTuple):
 
     def training(self, epoch: int, epochs: int) -> float:
         """Seconds from the first step of a run of `epochs` to the end of this epoch, counted from 1."""
-        small = min(epoch, math.floor(self.start_share * epochs + 1e-9))
+        small = min(epoch, share(self.start_share, epochs))
         return self.steps * (small * self.small + (epoch - small) * self.full) + epoch * self.epoch
 
     def epochs(self, seconds: float) -> int:

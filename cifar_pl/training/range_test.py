@@ -43,6 +43,17 @@ class RangeTest:
         require(self.min_lr < self.max_lr, f"lr_finder.min_lr={self.min_lr} must be below max_lr={self.max_lr}.")
 
 
+def throwaway_trainer(**options: Any) -> Trainer:
+    """A trainer that leaves nothing behind and shows nothing."""
+    return Trainer(
+        **options,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
 def measure(
     classifier: LightningModule, loader: Any, trainer: dict[str, Any], num_training: int, min_lr: float, max_lr: float
 ) -> Curve:
@@ -55,14 +66,7 @@ def measure(
     losses: list[torch.Tensor] = []  # Lightning records a moving average that lags behind
     step = classifier.training_step
     with isolate_rng():
-        throwaway = Trainer(
-            **trainer,
-            max_epochs=math.ceil(num_training / len(loader)),
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        throwaway = throwaway_trainer(**trainer, max_epochs=math.ceil(num_training / len(loader)))
 
         def recorded(*arguments: Any) -> Any:
             loss: Any = step(*arguments)

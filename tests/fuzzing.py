@@ -49,12 +49,12 @@ def refusal(*words: str) -> Iterator[None]:
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        said = explain(error)
+        message = explain(error)
     else:
         return
-    assert said.strip()
-    assert "Traceback" not in said
-    assert all(word in said for word in words)
+    assert message.strip()
+    assert "Traceback" not in message
+    assert all(word in message for word in words)
 
 
 # --- configs ---

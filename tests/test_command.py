@@ -181,8 +181,8 @@ def test_a_share_is_rounded_down_and_not_by_what_binary_lacks(share: float, of: 
 
 
 def test_a_launcher_that_is_not_installed_is_named_with_the_way_to_it() -> None:
-    said = explain(MissingConfigException("In 'hydra/launcher/local': Could not find 'hydra/launcher/submitit_local'"))
-    assert 'pip install -e ".[sweep]"' in said
+    text = explain(MissingConfigException("In 'hydra/launcher/local': Could not find 'hydra/launcher/submitit_local'"))
+    assert 'pip install -e ".[sweep]"' in text
 
 
 def test_a_step_that_fp16_left_out_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:

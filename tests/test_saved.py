@@ -35,20 +35,20 @@ def test_the_best_checkpoint_gives_the_runs_own_predictions(finished_run: Path) 
 def test_a_network_computes_as_its_run_did_where_that_can_be_had(
     own_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    summary, said = files.read_json(own_run / "summary.json"), {}
+    summary, logits = files.read_json(own_run / "summary.json"), {}
     images = saved.find(str(own_run)).data().batch("test", 0, 9).image
     for precision in ("32-true", "16-mixed"):
         summary["hardware"]["precision"] = precision
         files.write_json(own_run / "summary.json", summary)
         run = saved.find(str(own_run))
         assert run.dtype == torch.float32  # whatever this processor would take
-        said[precision] = run.logits(images)
+        logits[precision] = run.logits(images)
     assert "The run computed in fp16" in caplog.text
-    assert torch.equal(said["32-true"], said["16-mixed"])
+    assert torch.equal(logits["32-true"], logits["16-mixed"])
     half = dataclasses.replace(run, dtype=torch.float16).logits(images)  # as on a GPU
     assert half.dtype == torch.float32
-    assert not torch.equal(half, said["32-true"])
-    torch.testing.assert_close(half, said["32-true"], rtol=0, atol=0.05)
+    assert not torch.equal(half, logits["32-true"])
+    torch.testing.assert_close(half, logits["32-true"], rtol=0, atol=0.05)
 
 
 def test_a_checkpoint_of_the_run_can_be_named_and_another_epoch_is_computed_with_a_warning(
@@ -58,8 +58,8 @@ def test_a_checkpoint_of_the_run_can_be_named_and_another_epoch_is_computed_with
     assert run.epoch == 2
     assert not run.tested
     assert "test" not in run.facts
-    said = run.predictions("test", run.data())
-    assert len(said.label) == 359
+    predicted = run.predictions("test", run.data())
+    assert len(predicted.label) == 359
     assert "The test images are read now" in caplog.text
 
 

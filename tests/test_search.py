@@ -39,12 +39,12 @@ class Launcher:
             self.launched.append(overrides)
             typed = dict(o.lstrip("+").split("=", 1) for o in overrides)
             run = Path(typed["hydra.sweep.dir"].strip("'")) / typed["hydra.sweep.subdir"]
-            said = self.say.pop(0)
+            end = self.say.pop(0)
             files.write(run / rundir.CONFIG, f"run_dir: {run}")
             facts = {"overrides": [o for o in overrides if "hydra" not in o]}
-            files.write_json(run / rundir.STATUS, {"status": said if isinstance(said, str) else "finished", **facts})
-            if not isinstance(said, str):
-                summary = {"val": {"best_acc": said}, "test": {"acc": 0.5}, "protocol": {"test_selected": False}}
+            files.write_json(run / rundir.STATUS, {"status": end if isinstance(end, str) else "finished", **facts})
+            if not isinstance(end, str):
+                summary = {"val": {"best_acc": end}, "test": {"acc": 0.5}, "protocol": {"test_selected": False}}
                 files.write_json(run / rundir.SUMMARY, {**summary, "lr": {"value": 0.1}})
 
 

@@ -48,10 +48,10 @@ def test_a_job_that_goes_back_into_the_queue_ends_without_a_traceback(tmp_path: 
     subprocess.run(["scancel", "--signal=USR1", job], check=True)  # as --signal=USR1@90 has it done
     real.until(lambda: real.queue("--states=PENDING") == [job])
     subprocess.run(["scancel", job], check=True)
-    said = (tmp_path / "log").read_text()
-    assert "DUE TO JOB REQUEUE" in said
-    assert "Interrupted. To resume" in said
-    assert "Traceback" not in said
+    log = (tmp_path / "log").read_text()
+    assert "DUE TO JOB REQUEUE" in log
+    assert "Interrupted. To resume" in log
+    assert "Traceback" not in log
     assert rundir.state(tmp_path / "run")["status"] == "interrupted"
 
 

@@ -62,9 +62,9 @@ def test_a_failing_run_costs_no_other_and_only_what_is_missing_runs_again(train:
     assert "1 of 3 runs have no result" in result.stderr
     assert "python train.py -m sweep.resume=sweep" in result.stderr
     assert "Traceback" not in result.stderr + result.stdout
-    said = result.stdout
-    assert said.index("== Job 2 of 3 failed UserError: seed=-1") < said.index("== Job 3 of 3: seed=1")  # at once
-    assert re.search(r"^== Job 1 of 3 finished, validation \d+\.\d\d%; 2 left, about \d\d:\d\d\.$", said, re.M)
+    printed = result.stdout
+    assert printed.index("== Job 2 of 3 failed UserError: seed=-1") < printed.index("== Job 3 of 3: seed=1")  # at once
+    assert re.search(r"^== Job 1 of 3 finished, validation \d+\.\d\d%; 2 left, about \d\d:\d\d\.$", printed, re.M)
     directory = tmp_path / "sweep"
     assert statuses(directory) == {"0-seed_0": "finished", "1-seed_-1": "failed", "2-seed_1": "finished"}
     assert "seed=-1" in files.read_json(directory / "1-seed_-1/status.json")["error"]

@@ -56,8 +56,7 @@ def length(overrides: tuple[str, ...]) -> int:
 
 def plan(runs: Path, more: Sequence[str], seeds: int = SEEDS) -> list[Job]:
     """All runs in their order, each recipe with so many seeds; `more` are overrides for each of them."""
-    recipes = [name for name in RECIPES if name == "default" or (ROOT / f"conf/experiment/{name}.yaml").exists()]
-    own = [(n, seed, [] if n == "default" else [f"experiment={n}"]) for seed in range(seeds) for n in recipes]
+    own = [(n, seed, [] if n == "default" else [f"experiment={n}"]) for seed in range(seeds) for n in RECIPES]
     published = [
         (f"{name}-{protocol}", seed, [f"experiment={name}", f"protocol={protocol}"])
         for seed in range(min(seeds, PUBLISHED_SEEDS))

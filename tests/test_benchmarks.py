@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import common
-from tests.conftest import ROOT, TINY
+from cifar_pl.data.digits import digits
+from tests.conftest import LEAN, ROOT, TINY
 from tests.test_hardware import gpus
 
 
@@ -50,6 +52,27 @@ def test_a_record_names_the_gpu_if_one_was_used(monkeypatch: pytest.MonkeyPatch)
     gpus(monkeypatch, (9, 0))
     assert common.machine(common.head("benchmarks.throughput", "cuda")) == "Card 0"
     assert "cores" in common.machine(common.head("benchmarks.pipeline"))
+
+
+@pytest.mark.slow
+def test_labels_that_people_got_wrong_are_found(tmp_path: Path) -> None:
+    labels = digits(8).train.labels
+    wrong = np.arange(0, len(labels), 20)
+    given = labels.copy()
+    given[wrong] = (given[wrong] + 1) % 10
+    np.savez(tmp_path / "labels.npz", a=given)
+    lean = [o for o in LEAN if "dashboard" not in o]  # it keeps the predictions
+    run = (*TINY, *lean, "data.val_size=0", "trainer.max_epochs=6")
+    result = record(
+        tmp_path, "benchmarks.human_labels", str(tmp_path / "labels.npz"), "--names", "a", "--dir", str(tmp_path), *run
+    )
+    found = result["labels"]["a"]  # type: ignore[index]
+    assert (found["images"], found["wrong"]) == (len(labels), len(wrong))
+    for rule in ("ours", "cleanlab"):
+        of = found[rule]
+        share = of["first"]["100"] / min(100, of["suspects"])
+        assert share > 3 * len(wrong) / len(labels), "hardly better than chance"
+        assert of["wrong"] <= min(of["suspects"], len(wrong))
 
 
 @pytest.mark.slow

@@ -59,11 +59,17 @@ def test_recipes_that_contradict_what_is_typed_are_left_out(config: Callable[...
     config()  # Hydra's job
     with initialize_config_dir(str(schema.CONF), version_base="1.3"):
         every = budget._options([], sweep=False)
-        assert [overrides for overrides, _ in every] == [[f"experiment=epochs{n}"] for n in (10, 16, 200, 24, 30, 5, 80)]
+        assert [overrides for overrides, _ in every] == [
+            [f"experiment=epochs{n}"] for n in (10, 16, 200, 24, 30, 5, 80)
+        ]
         assert [overrides for overrides, _ in budget._options(["scheduler=plateau"], False)] == [["scheduler=plateau"]]
         assert [overrides for overrides, _ in budget._options(["experiment=demo"], False)] == [["experiment=demo"]]
         affine = budget._options(["data=digits", "aug=affine"], sweep=False)
-        assert {overrides[0] for overrides, _ in affine} == {"experiment=epochs10", "experiment=epochs16", "experiment=epochs5"}
+        assert {overrides[0] for overrides, _ in affine} == {
+            "experiment=epochs10",
+            "experiment=epochs16",
+            "experiment=epochs5",
+        }
 
 
 @pytest.mark.slow

@@ -50,7 +50,9 @@ def main() -> None:
     order = {"confidence": "most confident", "loss": "highest loss", "random": f"random, seed {ask.seed}"}[ask.by]
     title = f"{len(chosen)} {what}, {order}, epoch {run.epoch}"
     images = data.pixels(split, [case.index for case in chosen])
-    shown = gallery.explain(run.network, split, chosen, images, run.classes, title, layers, ask.method, run.device)
+    shown = gallery.explain(
+        run.network, split, chosen, images, run.classes, title, layers, ask.method, run.device, data.mean
+    )
 
     by = f"random{ask.seed}" if ask.by == "random" else ask.by
     which = [f"epoch{run.epoch}", split, "correct" if ask.correct else "wrong", *(ask.pair or ()), by, str(ask.number)]

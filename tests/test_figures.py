@@ -24,7 +24,8 @@ def pixels(n: int, size: int = 8) -> np.ndarray:
 def gallery(number: int, layers: list[str], classes: list[str]) -> Gallery:
     cases = [Case(n, 1, 0, 1, 0.1, 0.8, 0.1, 2.3) for n in range(number)]
     maps = RNG.random((len(layers), number, 2, 8, 8)).astype(np.float16)
-    return Gallery("title", "val", classes, cases, pixels(number), "gradcam", layers, maps)
+    drops = RNG.random((len(layers), number, 2), np.float32)
+    return Gallery("title", "val", classes, cases, pixels(number), "gradcam", layers, maps, drops, maps[:, :, 0])
 
 
 def texts(figure: Figure) -> set[str]:

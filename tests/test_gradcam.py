@@ -9,7 +9,9 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from cifar_pl.errors import UserError
-from cifar_pl.evaluation.gradcam import METHODS, heat_maps
+from cifar_pl.evaluation import gallery
+from cifar_pl.evaluation.cases import Case
+from cifar_pl.evaluation.gradcam import METHODS, deletion, heat_maps, new_head
 from cifar_pl.models.resnet18 import resnet18
 
 IMAGES = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -134,3 +136,80 @@ def test_unknown_and_too_small_layers_are_refused() -> None:
         heat_maps(network, ["layer4"], IMAGES, CLASSES, "cpu")
     with pytest.raises(UserError, match=r"method=cam: one of gradcam, gradcam\+\+, hirescam"):
         heat_maps(network, ["layer3"], IMAGES, CLASSES, "cpu", "cam")
+
+
+class Corner(nn.Module):
+    """The more blue its upper left quarter, the more likely is class 1; nothing else counts."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        blue = images[:, 2, :4, :4].float().mean((1, 2)) / 255
+        return torch.stack([torch.zeros_like(blue), 8 * blue - 4], dim=1)
+
+
+def test_hiding_what_counts_makes_the_class_unlikely() -> None:
+    images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    images[:, 2] = 255
+    maps = np.zeros((3, 8, 8), np.float32)
+    maps[0, :4, :4] = 1  # the quarter that counts
+    maps[1, 4:, 4:] = 1  # another
+    drops = deletion(Corner(), images, maps, torch.ones(3, dtype=torch.long), (0.0, 0.0, 0.0), "cpu")
+    p = 1 / (1 + np.exp(-4))
+    np.testing.assert_allclose(drops[:2, 0], [p - (1 - p), 0], atol=1e-6)
+    assert drops[0, 1] < drops[0, 0] / 2  # moved elsewhere, it covers a quarter of the corner on average
+    assert drops[1, 1] > 0
+    assert 0 < drops[2, 0] < drops[0, 0]  # a flat map: pixels by chance
+    grey = deletion(Corner(), images, maps, torch.ones(3, dtype=torch.long), (1.0, 0.0, 1.0), "cpu")
+    np.testing.assert_array_equal(grey, np.zeros((3, 2)))  # blue over blue
+
+
+def test_the_hidden_quarter_is_a_quarter_and_always_the_same() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watch(Corner):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images)
+            return super().forward(images)
+
+    watch = Watch()
+    watch.__deepcopy__ = lambda memo: watch  # type: ignore[attr-defined]
+    black = torch.zeros(2, 3, 6, 6, dtype=torch.uint8)
+    for _ in range(2):
+        deletion(watch, black, np.zeros((2, 6, 6)), torch.zeros(2, dtype=torch.long), (1.0, 1.0, 1.0), "cpu")
+    half = len(seen) // 2
+    assert all(torch.equal(a, b) for a, b in zip(seen[:half], seen[half:], strict=True))
+    hidden = [(batch == 255).all(1).sum((1, 2)).tolist() for batch in seen[:half]]
+    assert hidden == [[0, 0]] + [[9, 9]] * (half - 1)
+
+
+def test_a_new_head_changes_nothing_but_the_head_of_a_copy(tiny_network: nn.Sequential) -> None:
+    tiny_network.train()
+    before = {k: v.clone() for k, v in tiny_network.state_dict().items()}
+    torch.manual_seed(7)
+    with torch.inference_mode():
+        spare = new_head(tiny_network)
+    after = torch.rand(1)
+    torch.manual_seed(7)
+    assert torch.equal(after, torch.rand(1))
+    changed = {k for k, v in spare.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"6.weight", "6.bias"}
+    assert all(torch.equal(before[k], v) for k, v in tiny_network.state_dict().items())
+    assert tiny_network.training
+    assert torch.equal(spare.state_dict()["6.weight"], new_head(tiny_network).state_dict()["6.weight"])
+
+
+def test_a_gallery_has_the_drops_of_each_layer_and_the_maps_of_a_new_head(tiny_network: nn.Sequential) -> None:
+    shown = [Case(n, int(c), int(c + 1) % 3, int(c), 0.2, 0.5, 0.2, 1.0) for n, c in enumerate(CLASSES)]
+    pixels = IMAGES.permute(0, 2, 3, 1).numpy()
+    made = gallery.explain(tiny_network, "val", shown, pixels, ["a", "b", "c"], "", ["1", "3"])
+    predicted = torch.tensor([case.predicted for case in shown])
+    assert made.drops.shape == (2, 5, 2)
+    assert made.control.shape == (2, 5, 8, 8)
+    own = made.maps[1, :, 0].astype(np.float32)
+    expected = deletion(tiny_network, IMAGES, own, predicted, (0.5, 0.5, 0.5), "cpu")
+    np.testing.assert_allclose(made.drops[1, :, 1], expected[:, 1], atol=0.05)  # the file's maps are rounded
+    control = heat_maps(new_head(tiny_network), ["3"], IMAGES, predicted, "cpu")
+    np.testing.assert_allclose(made.control[1], control[0], atol=1e-3)
+    assert np.abs(made.control[1] - own).max() > 0.1
+    for layer, drops, (name, hot, elsewhere, more) in zip(("1", "3"), made.drops, made.deletion(), strict=True):
+        assert (name, more) == (layer, sum(a > b for a, b in drops.tolist()))
+        np.testing.assert_allclose([hot, elsewhere], drops.mean(0))

@@ -128,7 +128,8 @@ def images(classes: Sequence[str] = "abc", pixels: np.ndarray = GREY, protocol: 
 
 def gallery(cases: list[Case], pixels: np.ndarray, classes: Sequence[str] = "abc", title: str = "", layer: str = "l"):
     maps = np.random.default_rng(0).random((1, len(cases), 2, *pixels.shape[1:3]), np.float32).astype(np.float16)
-    return Gallery(title, "val", classes, cases, pixels[: len(cases)], "gradcam", [layer], maps)
+    drops = np.zeros((1, len(cases), 2), np.float32)
+    return Gallery(title, "val", classes, cases, pixels[: len(cases)], "gradcam", [layer], maps, drops, maps[:, :, 0])
 
 
 def test_names_from_outside_are_text_and_never_code(tmp_path: Path) -> None:

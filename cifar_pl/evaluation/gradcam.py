@@ -20,6 +20,7 @@ METHODS = {
     "hirescam": ("HiResCAM", "HiResCAM"),  # Draelos and Carin 2020, arXiv 2011.08891
 }
 MIN_SIDE = 4  # pixels; the map of a smaller layer would show nothing
+DRAWS = 8  # places to which the hidden part of an image is moved
 
 
 def heat_maps(
@@ -54,7 +55,7 @@ def heat_maps(
     maps = np.zeros((len(layers), len(images), *images.shape[2:]), np.float32)
     kind = torch.device(device).type
     with isolate_rng(), torch.inference_mode(False), torch.enable_grad(), torch.autocast(kind, enabled=False):
-        spare = copy.deepcopy(network).float().to(device).eval().requires_grad_(True)
+        spare = _spare(network).to(device).requires_grad_(True)
         for row, layer in enumerate(layers):
             with getattr(pytorch_grad_cam, METHODS[method][1])(spare, [spare.get_submodule(layer)]) as cam:
                 for start in range(0, len(images), BATCH):
@@ -68,3 +69,62 @@ def heat_maps(
                 "looked. Take an earlier layer.",
             )
     return maps
+
+
+def new_head(network: nn.Module) -> nn.Module:
+    """A copy whose last layer has new weights, always the same; neither the network nor the random state changes.
+
+    Maps that look like those of the network itself do not depend on what its last layer learned (Adebayo et al. 2018,
+    arXiv 1810.03292).
+    """
+    with isolate_rng():
+        torch.manual_seed(0)
+        spare = _spare(network)
+        [module for module in spare.modules() if hasattr(module, "reset_parameters")][-1].reset_parameters()
+    return spare
+
+
+def deletion(
+    network: nn.Module,
+    images: torch.Tensor,
+    maps: NDArray[np.floating],
+    classes: torch.Tensor,
+    fill: Sequence[float],
+    device: torch.device | str,
+) -> NDArray[np.float32]:
+    """How far the probability of a class drops when a quarter of each image is hidden: float32 (N, 2), in [-1, 1].
+
+    First for the hottest quarter of its map (Petsiuk et al. 2018, arXiv 1806.07421, in one step), then for a quarter of
+    the same shape elsewhere, the mean over `DRAWS` places: scattered pixels would spoil more of an image than a patch.
+    Of equally hot pixels some are taken by chance, always the same. Nothing changes, as in `heat_maps`.
+
+    Args:
+        network: uint8 (N, 3, H, W) to logits.
+        images: uint8 (N, 3, H, W).
+        maps: (N, H, W), one per image.
+        classes: int64 (N,).
+        fill: The colour over what is hidden, three values in [0, 1].
+        device: Device of the copy.
+    """
+    rng, (n, height, width) = np.random.default_rng(0), maps.shape
+    order = np.lexsort((rng.random((n, height * width)), -maps.reshape(n, -1)))
+    hot = np.zeros((n, height * width), bool)
+    np.put_along_axis(hot, order[:, : height * width // 4], True, axis=1)
+    hot = hot.reshape(n, 1, height, width)
+    places = rng.integers((height, width), size=(DRAWS, 2)).tolist()
+    hidden = [np.zeros_like(hot), hot, *(np.roll(hot, place, axis=(2, 3)) for place in places)]
+    color = torch.tensor(fill).mul(255).round().to(torch.uint8)[:, None, None]
+    p = []
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, enabled=False):
+        spare = _spare(network).to(device)
+        for mask in map(torch.from_numpy, hidden):
+            parts = torch.where(mask, color, images).split(BATCH)
+            logits = torch.cat([spare(part.to(device)).cpu() for part in parts])
+            p.append(logits.softmax(1).gather(1, classes[:, None])[:, 0].numpy())
+    return np.stack([p[0] - p[1], p[0] - np.mean(p[2:], axis=0)], axis=1)
+
+
+def _spare(network: nn.Module) -> nn.Module:
+    """A float32 copy for evaluation; not of tensors that inference mode makes, which have no gradients."""
+    with torch.inference_mode(False):
+        return copy.deepcopy(network).float().eval()

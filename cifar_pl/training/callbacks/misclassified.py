@@ -69,9 +69,11 @@ class Misclassified(Callback):
                 return
             wrong = int((predictions.predicted != predictions.label).sum())
             title = f"{len(mistakes)} most confidently wrong of {wrong} misclassified {what} (of {total})"
-            images = data_of(trainer).pixels(split, [case.index for case in mistakes])
-            device = trainer.strategy.root_device
-            shown = gallery.explain(network, split, mistakes, images, classes, title, self._layers, device=device)
+            data, device = data_of(trainer), trainer.strategy.root_device
+            images = data.pixels(split, [case.index for case in mistakes])
+            shown = gallery.explain(
+                network, split, mistakes, images, classes, title, self._layers, device=device, fill=data.mean
+            )
             files.write_npz(self._run_dir / rundir.GALLERY, shown._asdict())
             publish(trainer, self._run_dir, "misclassified", figures.gallery(shown))
         except Exception:

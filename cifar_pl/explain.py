@@ -10,7 +10,7 @@ from cifar_pl.errors import nearest, require
 from cifar_pl.evaluation import cases, gallery
 from cifar_pl.evaluation.gradcam import METHODS
 from cifar_pl.evaluation.predictions import SPLITS
-from cifar_pl.inference import saved
+from cifar_pl.inference import copies, saved
 from cifar_pl.reporting import figures, page
 from cifar_pl.runs import files, rundir
 
@@ -22,6 +22,8 @@ def main() -> None:
     ask = _arguments()
     if ask.out:
         rundir.require_empty(ask.out)
+    if ask.copy_to:
+        rundir.require_empty(ask.copy_to)
     require(ask.number > 0, f"--number {ask.number}: it must be at least 1.")
     run = saved.find(ask.run)
     require(rundir.is_run(run.directory), f"{ask.run}: explaining needs the run that the checkpoint is of.")
@@ -43,7 +45,8 @@ def main() -> None:
 
     kept = {"val": validated and run.validation is not None, "test": run.tested}
     predictions = {name: run.predictions(name, data) for name in SPLITS if name == split or kept[name]}
-    chosen = cases.select(predictions[split], ask.number, not ask.correct, ask.by, ask.seed, pair)
+    found = cases.select(predictions[split], len(data.labels(split)), not ask.correct, ask.by, ask.seed, pair)
+    chosen = found[: ask.number]
     what = f"{'correctly classified' if ask.correct else 'misclassified'} {SPLITS[split]} images"
     require(chosen, f"There are no {what}{' of this pair' if pair else ''} in epoch {run.epoch} of {run.directory}.")
     layers = ask.layers or (run.config["callbacks"].get("misclassified") or {}).get("layers", ["layer3"])
@@ -64,6 +67,9 @@ def main() -> None:
     files.write_csv(out / "gallery.csv", cases.COLUMNS, cases.rows(chosen, run.classes))
     page.write(run.directory, out / rundir.PAGE, run.facts, predictions, data, shown)
     log.info("%s: %s", out, title)
+    if ask.copy_to:
+        copies.write(ask.copy_to, split, found, data)
+        log.info("%s: all %d %s", ask.copy_to, len(found), what)
 
 
 def _arguments() -> argparse.Namespace:
@@ -77,6 +83,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of --by random")
     parser.add_argument("--pair", nargs=2, metavar=("TRUE", "PREDICTED"), help="only images of this pair of classes")
     parser.add_argument("--correct", action="store_true", help="images that were classified correctly")
+    parser.add_argument("--copy-to", type=Path, metavar="DIR", help="copy all these images to DIR/TRUE/PREDICTED/")
     parser.add_argument("--out", type=Path, help="directory; default: RUN/explained/...")
     return parser.parse_args()
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -125,6 +126,10 @@ class DataModule(LightningDataModule):
     def labels(self, split: str) -> NDArray[np.int64]:
         """All labels that a batch's `index` points into: int64 (N,)."""
         return self._sets[split].images.labels
+
+    def files(self, split: str) -> tuple[Path, ...]:
+        """The files that a batch's `index` points into, (N,); empty unless each image is a file of its own."""
+        return self._sets[split].images.files
 
     def batch(self, split: str, epoch: int, number: int) -> Batch:
         """`number` images, spread evenly over a split, as the given epoch would show them."""

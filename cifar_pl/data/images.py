@@ -1,6 +1,7 @@
 """Data sets as uint8 arrays in memory, their split and statistics. A source is a function that returns a `Source`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ class Images:
 
     pixels: NDArray[np.uint8]  # (N, H, W, 3), RGB, 0 to 255
     labels: NDArray[np.int64]  # (N,), from 0
+    files: tuple[Path, ...] = ()  # (N,), where each image is a file of its own
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -28,6 +30,7 @@ class Images:
             self.labels.dtype == np.int64 and self.labels.shape == shape[:1],
             f"Labels must be int64 ({shape[0]},), got {self.labels.dtype} {self.labels.shape}.",
         )
+        require(len(self.files) in (0, shape[0]), f"There are {len(self.files)} files of {shape[0]} images.")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -19,13 +19,22 @@ def reliability(predictions: Predictions, temperature: float = 1.0) -> NDArray[n
 
     The bins are equally wide over [0, 1], open below and closed above; an empty one has zeros.
     """
-    confidence = (predictions.logits / temperature).softmax(1).amax(1)
+    confidence, place = _binned(predictions, temperature)
     right = (predictions.predicted == predictions.label).double()
-    place = torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1)[1:-1])
     weights = (torch.ones_like(right), confidence.double(), right)
     images, total, hits = (torch.bincount(place, weight, BINS) for weight in weights)
     divisor = images.clamp(min=1)
     return torch.stack([images, total / divisor, hits / divisor], dim=1).numpy()
+
+
+def bin_of(predictions: Predictions) -> torch.Tensor:
+    """The bin of `reliability` that each prediction is in: int64 (N,), from 0."""
+    return _binned(predictions, 1.0)[1]
+
+
+def _binned(predictions: Predictions, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    confidence = (predictions.logits / temperature).softmax(1).amax(1)
+    return confidence, torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1)[1:-1])
 
 
 def error(bins: NDArray[np.float64]) -> float:

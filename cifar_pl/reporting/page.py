@@ -4,8 +4,9 @@ import base64
 import io
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -18,15 +19,18 @@ from cifar_pl.evaluation.gallery import Gallery
 from cifar_pl.evaluation.gradcam import METHODS
 from cifar_pl.evaluation.metrics import confused, interval, scores
 from cifar_pl.evaluation.predictions import SPLITS, Predictions
-from cifar_pl.reporting import figures
+from cifar_pl.reporting import figures, wall
 from cifar_pl.runs import files, rundir, summary
 from cifar_pl.runs.monitors import TEST_SELECTED
 
+if TYPE_CHECKING:
+    from cifar_pl.evaluation.features import Explored
+
 PAIRS = 5  # most confused
 SUSPECTS = 12  # shown per split; the table beside the page has all
+PARTS = {"test": "test", "val": "training"}  # part of the source to which an index belongs
 MAX_SIDE = 96  # pixels of a picture
 MAX_PNG = 400_000  # bytes of the augmentations
-PARTS = {"test": "test", "val": "training"}  # part of the source to which an index belongs
 
 
 def write(
@@ -36,6 +40,7 @@ def write(
     predictions: Mapping[str, Predictions],
     data: DataModule,
     gallery: Gallery | None = None,
+    explored: "Explored | None" = None,
 ) -> None:
     """Write the page of a run, and next to it `suspect_labels_<split>.csv`.
 
@@ -60,6 +65,7 @@ def write(
         selected=data.test_selected,
         splits=SPLITS,
         parts=PARTS,
+        called=partial(wall.name, data),
         classes=classes,
         command=shlex.join(["python", "train.py", *run.get("planned", run.get("overrides", []))]),
         config=(run_dir / rundir.CONFIG).read_text(encoding="utf-8"),
@@ -68,10 +74,16 @@ def write(
         finder=finder,
         charts=_charts(run_dir, rows, finder, predictions.get("test"), calibrated.get("temperature")),
         augmentations=augmentations,
+        wall=wall.collect(predictions, data, explored),
+        bins=calibration.BINS,
         gallery=gallery,
+        near=_near(explored, gallery.split) if explored and gallery else {},
+        compared=explored.compared if explored else 0,
+        labels=data.labels("train"),
         methods=METHODS,
         overlay=figures.overlay,
         suspects=suspects,
+        doubted={split: {case.index: n for n, case in enumerate(found, 1)} for split, found in suspects.items()},
         shown=SUSPECTS,
         pixels=data.pixels,
     )
@@ -113,6 +125,14 @@ def _results(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]
         "shades": np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist(),
         "confused": confused(counts, PAIRS),
     }
+
+
+def _near(explored: "Explored", split: str) -> dict[int, list[tuple[int, float]]]:
+    """By the index of each image of a split: its nearest training images and their cosine."""
+    if (of := explored.neighbours.get(split)) is None:
+        return {}
+    columns = (array.tolist() for array in (of.index, of.near, of.similarity))
+    return {index: list(zip(*found, strict=True)) for index, *found in zip(*columns, strict=True)}
 
 
 def _charts(

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,21 +23,27 @@ class Sheet(NamedTuple):
     columns: int
 
 
-def sheet(images: NDArray[np.uint8], most: int = MAX_BYTES, side: int = MAX_SIDE) -> Sheet:
-    """Images, uint8 (N > 0, H, W, 3), as tiles of at most `side` pixels.
+def sheet(images: Iterable[NDArray[np.uint8]], most: int = MAX_BYTES, side: int = MAX_SIDE) -> Sheet:
+    """At least one image, each uint8 (H, W, 3), as tiles of at most `side` pixels.
 
     If the picture has more than `most` bytes, its quality is lowered, and then the side of its tiles.
     """
-    side = min(side, max(images.shape[1:3]))
-    columns = math.ceil(math.sqrt(len(images)))
-    whole = Image.new("RGB", (columns * side, -(-len(images) // columns) * side))
-    for n, pixels in enumerate(images):
-        tile = Image.fromarray(pixels)
-        tile = tile if tile.size == (side, side) else tile.resize((side, side), Image.Resampling.BOX)
-        whole.paste(tile, (n % columns * side, n // columns * side))
-    for quality in QUALITIES:
-        buffer = io.BytesIO()
-        whole.save(buffer, "WEBP", quality=quality)
-        if buffer.tell() <= most or side == 1:
-            return Sheet("data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode(), side, columns)
-    return sheet(images, most, side // 2)
+    tiles = [_tile(pixels, side) for pixels in images]
+    columns = math.ceil(math.sqrt(len(tiles)))
+    while True:
+        side = tiles[0].width
+        whole = Image.new("RGB", (columns * side, -(-len(tiles) // columns) * side))
+        for n, tile in enumerate(tiles):
+            whole.paste(tile, (n % columns * side, n // columns * side))
+        for quality in QUALITIES:
+            buffer = io.BytesIO()
+            whole.save(buffer, "WEBP", quality=quality)
+            if buffer.tell() <= most or side == 1:
+                url = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+                return Sheet(url, side, columns)
+        tiles = [tile.reduce(2) for tile in tiles]
+
+
+def _tile(pixels: NDArray[np.uint8], side: int) -> Image.Image:
+    side = min(side, max(pixels.shape[:2]))
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX)

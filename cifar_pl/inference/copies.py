@@ -1,0 +1,28 @@
+"""Images of a run as files in folders by their true and their predicted class."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from cifar_pl.data.datamodule import DataModule
+from cifar_pl.evaluation.cases import Case
+
+
+def write(out: Path, split: str, cases: Sequence[Case], data: DataModule) -> None:
+    """Copy the file of each image to `out/<true>/<predicted>/`; one without a file becomes `<index>.png`."""
+    classes, files = data.load().classes, data.files(split)
+    for case in cases:
+        folder = out / _folder(classes[case.true]) / _folder(classes[case.predicted])
+        folder.mkdir(parents=True, exist_ok=True)
+        if files:
+            shutil.copyfile(files[case.index], folder / files[case.index].name)
+        else:
+            Image.fromarray(data.pixels(split, [case.index])[0]).save(folder / f"{case.index}.png")
+
+
+def _folder(name: str) -> str:
+    """A class as the name of a folder: a leading dot and what a file system may not take as in an address, `%2F`."""
+    return re.sub(r'^\.|[%/\\:*?"<>|\x00-\x1f]', lambda found: f"%{ord(found[0]):02X}", name) or "%"

@@ -1,0 +1,95 @@
+"""The images of a run's page, which `templates/page.js` shows: every mistake, and the map of the test set."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+from matplotlib.colors import to_hex
+
+from cifar_pl.data.datamodule import DataModule
+from cifar_pl.evaluation import calibration, cases
+from cifar_pl.evaluation.cases import Case
+from cifar_pl.evaluation.predictions import SPLITS, Predictions
+from cifar_pl.reporting import sprites
+from cifar_pl.reporting.figures import COLORS
+
+if TYPE_CHECKING:
+    from cifar_pl.evaluation.features import Explored
+
+MOST = 4000  # mistakes on a page, which then stays below 4 MB
+
+
+class Wall(NamedTuple):
+    """The images that are on the page, each with a tile: first the mistakes, then what else is on the map."""
+
+    sheet: sprites.Sheet | None  # without images None
+    data: dict[str, Any]  # for page.js
+    shown: Counter[tuple[Any, ...]]  # mistakes by (split, true class, predicted class, bin of confidence), each or None
+    total: int  # of mistakes, of which `MOST` are shown
+
+    def address(
+        self, split: str, true: int | None = None, predicted: int | None = None, bin_: int | None = None
+    ) -> str:
+        """Where the page shows these mistakes alone, such as `#cat-dog`; empty if there are none."""
+        if not self.shown[split, true, predicted, bin_]:
+            return ""
+        classes = self.data["classes"]
+        names = ("" if c is None else quote(classes[c], safe="").replace("-", "%2D") for c in (true, predicted))
+        more = {"split": None if split == self.data["splits"][0] else split, "bin": bin_}
+        return "#" + "-".join(names) + "".join(f"&{key}={value}" for key, value in more.items() if value is not None)
+
+
+def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: "Explored | None" = None) -> Wall:
+    """The mistakes of all splits, the surest first, up to `MOST`, and the images that are on the map."""
+    wrong = [(split, case) for split, p in predictions.items() for case in cases.select(p, len(p.label))]
+    images = sorted(wrong, key=lambda found: -found[1].p_predicted)[:MOST]
+    bins = {s: dict(zip(p.index.tolist(), calibration.bin_of(p).tolist(), strict=True)) for s, p in predictions.items()}
+    shown = Counter[tuple[Any, ...]]()
+    for split, case in images:
+        for true, predicted in ((case.true, case.predicted), (case.true, None), (None, case.predicted)):
+            shown[split, true, predicted, None] += 1
+        shown[split, None, None, bins[split][case.index]] += 1
+    spots: list[tuple[int, float, float]] = []
+    mistakes = len(images)
+    if explored is not None and "test" in predictions:
+        test = predictions["test"]
+        known = {case.index: case for of in (True, False) for case in cases.select(test, len(test.label), of)}
+        tiles = {case.index: n for n, (split, case) in enumerate(images) if split == "test"}
+        for index, place in zip(explored.mapped.tolist(), explored.place.tolist(), strict=True):
+            if index not in tiles:
+                tiles[index] = len(images)
+                images.append(("test", known[index]))
+            spots.append((tiles[index], *(round(x, 4) for x in place)))
+    classes = data.load().classes
+    pixels = (data.pixels(split, [case.index])[0] for split, case in images)
+    sheet = sprites.sheet(pixels) if images else None
+    values = {
+        "classes": classes,
+        "colors": [_color(n, len(classes)) for n in range(len(classes))],
+        "splits": [split for split in reversed(SPLITS) if split in predictions],  # the first unless one is asked for
+        "columns": sheet.columns if sheet else 0,
+        "mistakes": mistakes,
+        "images": [_row(split, case, name(data, split, case.index), bins[split][case.index]) for split, case in images],
+        "map": spots,
+    }
+    return Wall(sheet, values, shown, len(wrong))
+
+
+def name(data: DataModule, split: str, index: int) -> str:
+    """What an image is called: by its file if it has one, else by its index."""
+    files = data.files(split)
+    text = "/".join(files[index].parts[-2:]) if files else f"image {index}"
+    return text.encode(errors="backslashreplace").decode()  # a file's name may be any bytes
+
+
+def _row(split: str, case: Case, called: str, bin_: int) -> list[Any]:
+    """An image as page.js reads it; JSON has no NaN."""
+    figures = (round(x, 4) if math.isfinite(x) else None for x in (case.p_predicted, case.loss))
+    return [split, called, case.true, case.predicted, *figures, bin_]
+
+
+def _color(n: int, classes: int) -> str:
+    """The colour of class n: that of the figures, or if they have too few a hue."""
+    return to_hex(f"C{n}") if classes <= COLORS else f"hsl({360 * n // classes} 65% 55%)"

@@ -1,10 +1,8 @@
 """The images of a run's page, which `templates/page.js` shows: every mistake, and the map of the test set."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
 
 from matplotlib.colors import to_hex
 
@@ -26,19 +24,7 @@ class Wall(NamedTuple):
 
     sheet: sprites.Sheet | None  # without images None
     data: dict[str, Any]  # for page.js
-    shown: Counter[tuple[Any, ...]]  # mistakes by (split, true class, predicted class, bin of confidence), each or None
     total: int  # of mistakes, of which `MOST` are shown
-
-    def address(
-        self, split: str, true: int | None = None, predicted: int | None = None, bin_: int | None = None
-    ) -> str:
-        """Where the page shows these mistakes alone, such as `#cat-dog`; empty if there are none."""
-        if not self.shown[split, true, predicted, bin_]:
-            return ""
-        classes = self.data["classes"]
-        names = ("" if c is None else quote(classes[c], safe="").replace("-", "%2D") for c in (true, predicted))
-        more = {"split": None if split == self.data["splits"][0] else split, "bin": bin_}
-        return "#" + "-".join(names) + "".join(f"&{key}={value}" for key, value in more.items() if value is not None)
 
 
 def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: "Explored | None" = None) -> Wall:
@@ -46,13 +32,8 @@ def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: 
     wrong = [(split, case) for split, p in predictions.items() for case in cases.select(p, len(p.label))]
     images = sorted(wrong, key=lambda found: -found[1].p_predicted)[:MOST]
     bins = {s: dict(zip(p.index.tolist(), calibration.bin_of(p).tolist(), strict=True)) for s, p in predictions.items()}
-    shown = Counter[tuple[Any, ...]]()
-    for split, case in images:
-        for true, predicted in ((case.true, case.predicted), (case.true, None), (None, case.predicted)):
-            shown[split, true, predicted, None] += 1
-        shown[split, None, None, bins[split][case.index]] += 1
-    spots: list[tuple[int, float, float]] = []
     mistakes = len(images)
+    spots: list[tuple[int, float, float]] = []
     if explored is not None and "test" in predictions:
         test = predictions["test"]
         known = {case.index: case for of in (True, False) for case in cases.select(test, len(test.label), of)}
@@ -74,7 +55,7 @@ def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: 
         "images": [_row(split, case, name(data, split, case.index), bins[split][case.index]) for split, case in images],
         "map": spots,
     }
-    return Wall(sheet, values, shown, len(wrong))
+    return Wall(sheet, values, len(wrong))
 
 
 def name(data: DataModule, split: str, index: int) -> str:

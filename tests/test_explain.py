@@ -3,11 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
 from cifar_pl import explain
-from cifar_pl.inference import saved
+from cifar_pl.data.datamodule import DataModule
+from cifar_pl.data.images import Images, Source
+from cifar_pl.evaluation import cases
+from cifar_pl.evaluation.predictions import Predictions
+from cifar_pl.inference import copies, saved
 from cifar_pl.runs import files
 from tests.conftest import Ask
 
@@ -68,6 +73,7 @@ def test_an_interrupted_run_is_explained_without_its_test_images(own_run: Path, 
         (["--pair", "1", "77"], "--pair 77: there is no such class"),
         (["--pair", "1", "1"], "--pair: two different classes"),
         (["--out", "tests"], "tests is not empty"),
+        (["--copy-to", "tests"], "tests is not empty"),
     ],
 )
 def test_what_does_not_exist_is_refused(
@@ -91,3 +97,41 @@ def test_test_images_are_read_for_untested_weights_only_when_asked(
     assert "held no images out" in capsys.readouterr().err
     assert ask(explain.main, own_run, "--split", "test") == 0
     assert "The test images are read now" in caplog.text
+
+
+def test_mistakes_are_copied_into_folders_by_class(own_run: Path, ask: Ask, tmp_path: Path) -> None:
+    assert ask(explain.main, own_run, "--number", 2, "--copy-to", tmp_path / "wrong") == 0
+    run = saved.find(str(own_run))
+    assert run.validation is not None
+    pixels = run.data().pixels("val", range(len(run.data().labels("val"))))
+    wrong = [row for row in zip(*run.validation, strict=True) if row[0].argmax() != row[1]]
+    copied = sorted((tmp_path / "wrong").rglob("*.png"))
+    expected = {f"{label}/{logits.argmax()}/{index}.png": int(index) for logits, label, index in wrong}
+    assert {str(path.relative_to(tmp_path / "wrong")) for path in copied} == set(expected)
+    for name, index in expected.items():
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "wrong" / name)), pixels[index])
+
+
+HOSTILE = ["../up", "..", ".", "/etc/x", "a/../../b", "c:\\d", "nul\0", "", "50%", "caf\udce9"]
+
+
+def test_copies_of_files_are_the_same_bytes_and_stay_in_their_folder(tmp_path: Path) -> None:
+    """Whatever the classes are called: each has a folder of its own."""
+    n = len(HOSTILE)
+    files = [tmp_path / f"from/{index} \udce9.jpg" for index in range(n)]
+    (tmp_path / "from").mkdir()
+    for index, path in enumerate(files):
+        path.write_bytes(b"image %d" % index)
+    part = Images(np.zeros((n, 8, 8, 3), np.uint8), np.arange(n), tuple(files))
+    data = DataModule(lambda: Source(part, part, tuple(HOSTILE)), {}, val_size=0, batch_size=1)
+    data.load()
+    found = cases.select(Predictions(torch.eye(n).roll(1, 1), torch.arange(n), torch.arange(n)), n)
+    copies.write(tmp_path / "out/to", "test", found, data)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["to"]
+    copied = [path for path in (tmp_path / "out/to").rglob("*") if path.is_file()]
+    assert sorted(path.read_bytes() for path in copied) == sorted(path.read_bytes() for path in files)
+    assert all(len(path.relative_to(tmp_path / "out/to").parts) == 3 for path in copied)
+    trues, predicted = ({path.parents[up].name for path in copied} for up in (1, 0))
+    assert len(trues) == n
+    assert trues == predicted
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "from", tmp_path / "out"]

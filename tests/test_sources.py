@@ -195,7 +195,9 @@ def test_a_folder_gives_classes_by_name_and_the_pixels_of_its_png(root: Path) ->
     source = folder.image_folder(root, image_size=8)
     assert source.classes == ("cat", "dog")
     assert source.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    with Image.open(root / "train/dog/0.png") as image:
+    assert source.train.files[3] == root / "train/dog/0.png"
+    assert [len(part.files) for part in (source.train, source.test)] == [6, 6]
+    with Image.open(source.train.files[3]) as image:
         np.testing.assert_array_equal(source.train.pixels[3], np.asarray(image))
 
 

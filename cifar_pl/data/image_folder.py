@@ -47,8 +47,7 @@ def image_folder(root: str | Path, image_size: Annotated[int, Field(ge=1, le=102
     shape = (len(files), image_size, image_size, 3)
     pixels = cached(root / ".cifar_pl" / f"{key}.pixels", shape, lambda: _decode(files, image_size))
     labels = np.array([classes.index(path.parent.name) for path in files], np.int64)
-    parts = (Images(pixels[rows], labels[rows], tuple(files[rows])) for rows in (slice(n), slice(n, None)))
-    return Source(*parts, classes)
+    return Source(Images(pixels[:n], labels[:n], tuple(train)), Images(pixels[n:], labels[n:], tuple(test)), classes)
 
 
 def _classes(root: Path) -> tuple[str, ...]:

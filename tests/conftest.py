@@ -43,7 +43,7 @@ settings.register_profile("campaign", settings.get_profile("ci"), derandomize=Fa
 settings.load_profile("ci")
 
 # Without what takes most of so small a run, where no test looks at it: pictures and their log.
-LEAN = ("logger=none", *(f"callbacks.{name}=null" for name in ("misclassified", "dashboard", "summary")))
+LEAN = ("logger=none", *(f"callbacks.{name}=null" for name in ("misclassified", "explore", "dashboard", "summary")))
 
 # A range test by half as many steps as the default.
 RANGE_TEST = ("lr_finder=range_test", "lr_finder.num_training=50")

@@ -23,9 +23,9 @@ from cifar_pl.training.classifier import Classifier, Schedule
 CLASSES = ("red", "green", "blue")
 
 
-def make(network: nn.Module, scheduler: Schedule = schedulers.constant, lr: float = 0.1) -> Classifier:
+def make(network: nn.Module, scheduler: Schedule = schedulers.constant, lr: float = 0.1, **changes: Any) -> Classifier:
     sgd = partial(torch.optim.SGD, momentum=0.9)
-    return Classifier(network, sgd, scheduler, CLASSES, lr=lr, label_smoothing=0.1)
+    return Classifier(network, sgd, scheduler, CLASSES, lr=lr, label_smoothing=0.1, **changes)
 
 
 def loaded(source: Source, **changes: object) -> DataModule:

@@ -131,6 +131,10 @@ class DataModule(LightningDataModule):
         """The files that a batch's `index` points into, (N,); empty unless each image is a file of its own."""
         return self._sets[split].images.files
 
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """The indices of a split's images, ascending: int64 (N,)."""
+        return self._rows[split]
+
     def batch(self, split: str, epoch: int, number: int) -> Batch:
         """`number` images, spread evenly over a split, as the given epoch would show them."""
         rows = self._rows[split]

@@ -29,6 +29,7 @@ FIRST_STEPS = "first_steps.json"
 LR_FIGURE = "figures/lr_finder.png"
 PREDICTIONS = {"test": "predictions.npz", "val": "predictions_val.npz"}
 GALLERY = "misclassified.npz"
+EXPLORED = "explored.npz"
 PAGE = "report.html"
 STUDY = "study.db"  # of a search, in the sweep's directory
 BEST = "checkpoints/best.ckpt"

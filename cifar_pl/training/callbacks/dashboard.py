@@ -53,7 +53,7 @@ class Dashboard(Callback):
         self._hparams["lr"] = pl_module.hparams["lr"]
         for logger in trainer.loggers:
             logger.log_hyperparams(self._hparams)
-        for logger in _boards(trainer):
+        for logger in boards(trainer):
             logger.experiment.add_custom_scalars(LAYOUT)
             if data.test_selected:
                 logger.experiment.add_text("protocol", figures.FOOTNOTE)
@@ -101,7 +101,7 @@ class Dashboard(Callback):
                 logger.log_metrics(results)
 
     def _draw_confusion(self, trainer: Trainer, classes: list[str]) -> None:
-        if self._undrawn and _boards(trainer):
+        if self._undrawn and boards(trainer):
             epoch, counts = self._undrawn
             figure = figures.confusion_matrix(counts, classes, f"validation, epoch {epoch}")
             _show(trainer, "confusion_matrix_by_epoch", figure, epoch)
@@ -125,9 +125,10 @@ def _show(trainer: Trainer, name: str, figure: Figure, epoch: int) -> None:
     """Show a figure in TensorBoard, marked if the test images chose it."""
     if data_of(trainer).test_selected:
         figures.warn(figure)
-    for logger in _boards(trainer):
+    for logger in boards(trainer):
         logger.experiment.add_figure(name, figure, epoch, close=False)
 
 
-def _boards(trainer: Trainer) -> list[TensorBoardLogger]:
+def boards(trainer: Trainer) -> list[TensorBoardLogger]:
+    """The run's TensorBoard loggers."""
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

@@ -1,0 +1,129 @@
+"""After the test: the nearest training images, near-duplicates, a map of the test images."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from cifar_pl.data.datamodule import DataModule
+from cifar_pl.errors import UserError, require
+from cifar_pl.evaluation import features
+from cifar_pl.evaluation.features import Explored, Neighbours
+from cifar_pl.evaluation.predictions import Predictions
+from cifar_pl.runs import files, rundir
+from cifar_pl.training.callbacks.dashboard import boards, data_of
+from cifar_pl.training.classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+BATCH = 256
+PASSES = 0.09  # of the network per training image and epoch: 3 % of the time, of which a pass alone takes a third
+FEW, MOST = 2000, 100_000  # training images that are compared in any case, and that there is memory for
+TAG, COLUMNS = "embedding/test", ["class", "predicted", "right"]  # in TensorBoard's projector
+SIDE = 32  # pixels of an image there
+
+
+class Explore(Callback):
+    """Looks for the nearest training images of all test and validation images, by features of the tested network.
+
+    Training images are not augmented; where all would take too long, a stratified sample is compared. Writes
+    `explored.npz`, and shows the images of the map in TensorBoard's projector. The first process works alone, and asks
+    the others for nothing. A failure is logged and does not end the run.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        """Write into `run_dir`."""
+        self._path = Path(run_dir) / rundir.EXPLORED
+
+    @rank_zero_only
+    def on_test_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
+        self._path.unlink(missing_ok=True)  # an older one of a resumed run
+        data, said = data_of(trainer), pl_module.predictions
+        said = {split: said[split] for split in said if split == "test" or not data.test_selected}
+        autocast, device = trainer.precision_plugin.forward_context, trainer.strategy.root_device
+        see = partial(features.features, pl_module.network, device=device, autocast=autocast)
+        try:
+            explored, vectors = explore(see, data, said, trainer.max_epochs or 0, device)
+            files.write_npz(self._path, explored.arrays())
+            rows = _said(said["test"], explored.mapped, pl_module.hparams["classes"])
+            for board in boards(trainer) if rows else ():
+                _project(board, vectors, data.pixels("test", explored.mapped), rows)
+        except UserError as error:
+            log.warning("!! No nearest training images: %s", error)
+        except Exception:
+            log.exception("The nearest training images could not be found; the run continues.")
+
+
+def compared(train: int, others: int, epochs: int) -> int:
+    """How many of `train` images are compared with `others`: as many as 3 % of the time of so many epochs allow."""
+    return min(train, MOST, max(FEW, round(PASSES * epochs * train) - others))
+
+
+def explore(
+    see: Callable[[Iterable[NDArray[np.uint8]]], torch.Tensor],
+    data: DataModule,
+    said: Mapping[str, Predictions],
+    epochs: int,
+    device: torch.device | str = "cpu",
+) -> tuple[Explored, NDArray[np.float32]]:
+    """What `explored.npz` holds, and the features of the images on the map, `reduced`: float32 (M, d).
+
+    Args:
+        see: `features` of a network.
+        data: The run's images.
+        said: Predictions by split.
+        epochs: Of the run.
+        device: Where features are compared.
+    """
+    rows = {split: predictions.index.numpy() for split, predictions in said.items()}
+    train = data.rows("train")
+    number = compared(len(train), sum(map(len, rows.values())), epochs)
+    train = train[features.sample(data.labels("train")[train], number)]
+    log.info("Looking for the nearest of %d training images", len(train))
+    bank = see(_batches(data, "train", train))
+    require(bool((bank != bank[0]).any()), "all of them are the same to the network.")
+    seen = {split: see(_batches(data, split, index)) for split, index in rows.items()}
+    neighbours = {}
+    for split, index in rows.items():
+        near, similarity = features.nearest(seen[split], bank, device=device)
+        near = train[near]
+        pairs = zip(_batches(data, split, index), _batches(data, "train", near), strict=True)
+        same = np.concatenate([features.duplicates(images, others) for images, others in pairs])
+        neighbours[split] = Neighbours(index, near, similarity, same)
+    test = said["test"]
+    mapped = features.chosen(test.label.numpy(), (test.predicted != test.label).numpy())
+    if len(mapped) < features.FEWEST:
+        return Explored(neighbours, len(train), mapped[:0], np.zeros((0, 2), np.float32)), np.zeros((0, 0), np.float32)
+    vectors = features.reduced(seen["test"][mapped])
+    return Explored(neighbours, len(train), rows["test"][mapped], features.layout(vectors)), vectors
+
+
+def _batches(data: DataModule, split: str, index: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    """The images of a split with these indices, (N,) or (N, k), some at a time."""
+    return (data.pixels(split, index[start : start + BATCH]) for start in range(0, len(index), BATCH))
+
+
+def _project(
+    board: TensorBoardLogger, vectors: NDArray[np.float32], images: NDArray[np.uint8], rows: list[list[str]]
+) -> None:
+    """Show features, (M, d), in TensorBoard's projector with their images, uint8 (M, H, W, 3), and their `COLUMNS`."""
+    tiles = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    tiles = F.interpolate(tiles, (min(SIDE, images.shape[1]),) * 2, mode="area")
+    shutil.rmtree(Path(board.log_dir) / "00000", ignore_errors=True)  # of a resumed run: that of step 0
+    board.experiment.add_embedding(vectors.astype(float).round(3), rows, tiles, tag=TAG, metadata_header=COLUMNS)
+
+
+def _said(test: Predictions, index: NDArray[np.int64], classes: Sequence[str]) -> list[list[str]]:
+    """A row of `COLUMNS` for each of these test images."""
+    at, names = np.searchsorted(test.index.numpy(), index), [" ".join(name.split()) for name in classes]  # no tabs
+    pairs = zip(test.label[at].tolist(), test.predicted[at].tolist(), strict=True)
+    return [[names[true], names[predicted], "yes" if true == predicted else "no"] for true, predicted in pairs]

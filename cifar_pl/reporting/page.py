@@ -15,6 +15,7 @@ from PIL import Image
 
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.evaluation import calibration, cases
+from cifar_pl.evaluation.advice import advise
 from cifar_pl.evaluation.gallery import Gallery
 from cifar_pl.evaluation.gradcam import METHODS
 from cifar_pl.evaluation.metrics import confused, interval, scores
@@ -22,6 +23,7 @@ from cifar_pl.evaluation.predictions import SPLITS, Predictions
 from cifar_pl.reporting import figures, wall
 from cifar_pl.runs import files, rundir, summary
 from cifar_pl.runs.monitors import TEST_SELECTED
+from cifar_pl.runs.overrides import merged
 
 if TYPE_CHECKING:
     from cifar_pl.evaluation.features import Explored
@@ -54,6 +56,11 @@ def write(
     calibrated = calibration.summary(predictions) if "test" in predictions else {}
     suspects = {split: cases.suspects(p) for split, p in predictions.items()}
     finder = files.read_json(run_dir / rundir.FINDER) if (run_dir / rundir.RANGE_TEST).exists() else None
+    typed = run.get("planned", run.get("overrides", []))
+
+    def again(*changes: str) -> str:
+        return shlex.join(["python", "train.py", *merged(typed, list(changes))])
+
     augmentations = None
     if (path := run_dir / "figures/augmentations.png").exists():  # a PNG of photographs would be megabytes
         picture = Image.open(path).convert("RGB")
@@ -67,7 +74,8 @@ def write(
         parts=PARTS,
         called=partial(wall.name, data),
         classes=classes,
-        command=shlex.join(["python", "train.py", *run.get("planned", run.get("overrides", []))]),
+        command=again(),
+        advice=advise(str(run_dir), facts, rundir.read_config(run_dir), rows, finder, predictions, classes, again),
         config=(run_dir / rundir.CONFIG).read_text(encoding="utf-8"),
         results={split: _results(p, classes) for split, p in predictions.items()},
         calibration=calibrated,

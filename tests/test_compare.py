@@ -1,26 +1,14 @@
 """Groups, intervals and verdicts, on run directories as runs leave them."""
 
-import math
 from pathlib import Path
 
 import pytest
 
 from cifar_pl.errors import UserError
 from cifar_pl.runs import rundir
-from cifar_pl.runs.compare import Comparison, spread
+from cifar_pl.runs.compare import Comparison
 from cifar_pl.runs.record import list_runs
 from tests.conftest import Make
-
-
-def test_spread_is_students() -> None:
-    found = spread([0.90, 0.92, 0.94])
-    assert (found.mean, found.std, found.n) == pytest.approx((0.92, 0.02, 3))
-    half = 4.302653 * 0.02 / math.sqrt(3)  # the table's t for two degrees of freedom
-    assert (found.low, found.high) == pytest.approx((0.92 - half, 0.92 + half), abs=1e-7)
-    alone = spread([0.5])
-    assert alone[::2] == (0.5, 1, alone.high)
-    assert math.isnan(alone.std)
-    assert math.isnan(alone.low)
 
 
 def test_runs_group_by_what_ran_not_by_what_was_typed(make: Make, tmp_path: Path) -> None:
@@ -67,6 +55,20 @@ def test_the_best_two_are_told_apart_by_their_pairs(make: Make, tmp_path: Path, 
     assert found.differences["test"].mean == 0
     assert ("are distinguishable" in found.verdict) == told
     assert ("not distinguishable" in found.verdict) == (not told)
+    assert ("in four of five attempts" in found.verdict) == (not told)
+    assert (found.needed is None) == (told or not any(gaps))  # two that are equal are never told apart
+    assert sum(found.chances.values()) == pytest.approx(1)
+
+
+def test_the_chances_are_of_configurations_with_several_runs(make: Make, tmp_path: Path) -> None:
+    make("best0", "seed=0", "scheduler=once", val=0.99)
+    assert Comparison(list_runs([tmp_path])).chances == {}
+    for seed in range(3):
+        make(f"good{seed}", f"seed={seed}", "scheduler=good", val=0.9)
+        make(f"less{seed}", f"seed={seed}", "scheduler=less", val=0.8 + seed / 100)
+    found = Comparison(list_runs([tmp_path]))
+    assert found.configurations[0].name == "scheduler=once"
+    assert found.chances == {"scheduler=good": 1, "scheduler=less": 0}
 
 
 def test_without_two_seeds_in_common_nothing_is_distinguishable(make: Make, tmp_path: Path) -> None:

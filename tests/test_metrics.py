@@ -1,7 +1,9 @@
+from math import comb
+
 import numpy as np
 import pytest
 
-from cifar_pl.evaluation.metrics import confused, interval, scores
+from cifar_pl.evaluation.metrics import confused, difference, interval, mcnemar, scores
 from tests.test_cases import SIX
 
 
@@ -24,3 +26,35 @@ def test_the_interval_is_wilsons() -> None:
     for bound in interval(9_000, 10_000):  # where the normal approximation to the test of this share is at z
         assert abs(0.9 - bound) == pytest.approx(z * (bound * (1 - bound) / 10_000) ** 0.5)
     assert interval(5, 5)[1] == 1.0
+
+
+@pytest.mark.parametrize(("a", "b"), [(0, 0), (1, 0), (3, 9), (9, 3), (10, 10), (0, 12)])
+def test_mcnemar_counts_the_tails_of_a_fair_coin(a: int, b: int) -> None:
+    n, few = a + b, min(a, b)
+    tail = sum(comb(n, k) for k in range(few + 1)) / 2**n
+    assert mcnemar(a, b) == pytest.approx(min(1, 2 * tail))
+
+
+def test_a_difference_is_the_others_negative_and_lies_in_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    for both, a, b, neither in [(0, 0, 0, 1), (5, 0, 0, 0), (0, 4, 0, 0), *rng.integers(0, 30, (50, 4)).tolist()]:
+        gap, low, high = difference(both, a, b, neither)
+        assert gap == pytest.approx((a - b) / (both + a + b + neither))
+        assert -1 <= low <= gap <= high <= 1
+        assert low < high  # few images never say exactly how large it is
+        assert difference(both, b, a, neither) == pytest.approx((-gap, -high, -low))
+
+
+def test_the_interval_of_a_difference_holds_it_nineteen_times_of_twenty() -> None:
+    p = np.array([0.80, 0.08, 0.05, 0.07])
+    draws = np.random.default_rng(0).multinomial(400, p, 2000)
+    held = [low <= 0.03 <= high for _, low, high in (difference(*draw) for draw in draws.tolist())]
+    assert 0.935 <= np.mean(held) <= 0.975
+
+
+def test_unrelated_networks_have_newcombes_interval_of_two_proportions() -> None:
+    # Of 100 images 60 and 50 are right, as independent as can be: phi is 0, and the halves add up in squares.
+    (low_a, high_a), (low_b, high_b) = interval(60, 100), interval(50, 100)
+    _, low, high = difference(30, 30, 20, 20)
+    assert 0.1 - low == pytest.approx(np.hypot(0.6 - low_a, high_b - 0.5))
+    assert high - 0.1 == pytest.approx(np.hypot(0.5 - low_b, high_a - 0.6))

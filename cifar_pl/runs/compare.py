@@ -1,43 +1,21 @@
 """Runs grouped into configurations over their seeds, best first, and the best two compared."""
 
-import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from scipy.stats import t as student
-
 from cifar_pl.runs.overrides import key_of
 from cifar_pl.runs.record import REPLICATES, Record
+from cifar_pl.runs.seeds import MOST, Spread, chances, pairs_needed, spread
 
 # Keys of a resolved config in which runs of one configuration may differ: repetition, place, copies of other keys.
 APART = re.compile(
     r"(^|\.)(seed|fold|num_workers)$|^(run_dir|resume)$|^(sweep|logger|datamodule|callbacks\.dashboard)(\.|$)"
 )
 ROOTS = ("data.root", "data.source.root")
-
-
-class Spread(NamedTuple):
-    """Mean, standard deviation, number, and the 95 % interval of the mean (Student's t); NaN if there is one value."""
-
-    mean: float
-    std: float
-    n: int
-    low: float
-    high: float
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """The spread of one value or more."""
-    n, mean = len(values), statistics.fmean(values)
-    if n == 1:
-        return Spread(mean, math.nan, 1, math.nan, math.nan)
-    std = statistics.stdev(values)
-    half = float(student.ppf(0.975, n - 1)) * std / math.sqrt(n)
-    return Spread(mean, std, n, mean - half, mean + half)
 
 
 class Configuration(NamedTuple):
@@ -114,17 +92,35 @@ class Comparison:
                 found[split] = spread(gaps)
         return found
 
+    @cached_property
+    def chances(self) -> dict[str, float]:
+        """By name, how likely each configuration is the best of those with two runs or more; empty if they are one."""
+        several = [c for c in self.configurations if len(c.runs) > 1]
+        if len(several) < 2:
+            return {}
+        values = [{r: run.accuracy[self.judge] or 0.0 for r, run in c.runs.items()} for c in several]
+        return dict(zip((c.name for c in several), chances(values).tolist(), strict=True))
+
+    @property
+    def needed(self) -> int | None:
+        """How many pairs are likely to tell the best two apart; None if they do, if too many would, or none can say."""
+        gap = self.differences.get(self.judge)
+        return pairs_needed(gap) if gap and gap.low <= 0 <= gap.high else None
+
     @property
     def verdict(self) -> str:
-        """Whether the best two are distinguishable, in a sentence."""
+        """Whether the best two are distinguishable, in a sentence; if not, what would tell, in another."""
         if len(self.configurations) < 2:
             return "There are no two configurations to compare."
         gap = self.differences.get(self.judge)
         if gap is None:
             return "Best and second best have fewer than two seeds in common: not distinguishable. Add seeds."
-        result = "distinguishable" if not gap.low <= 0 <= gap.high else "not distinguishable"
+        told = not gap.low <= 0 <= gap.high
         points = f"{100 * gap.mean:+.2f} points, 95 % interval {100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
-        return f"Best and second best are {result}: {points}, {gap.n} pairs of runs with the same seed."
+        result = f"{'' if told else 'not '}distinguishable: {points}, {gap.n} pairs of runs with the same seed."
+        many = f"{self.needed} pairs tell" if self.needed else f"more than {MOST} pairs are needed to tell"
+        hint = "" if told else f" If that is the true difference, {many} them apart in four of five attempts."
+        return f"Best and second best are {result}{hint}"
 
 
 def _configured(overrides: tuple[str, ...], runs: Mapping[tuple[Any, ...], Record]) -> Configuration:

@@ -49,7 +49,7 @@ def main() -> None:
     chosen = found[: ask.number]
     what = f"{'correctly classified' if ask.correct else 'misclassified'} {SPLITS[split]} images"
     require(chosen, f"There are no {what}{' of this pair' if pair else ''} in epoch {run.epoch} of {run.directory}.")
-    layers = ask.layers or (run.config["callbacks"].get("misclassified") or {}).get("layers", ["layer3"])
+    layers = ask.layers or run.layers
     order = {"confidence": "most confident", "loss": "highest loss", "random": f"random, seed {ask.seed}"}[ask.by]
     title = f"{len(chosen)} {what}, {order}, epoch {run.epoch}"
     images = data.pixels(split, [case.index for case in chosen])

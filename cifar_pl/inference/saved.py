@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from cifar_pl.data.augment import Transform
@@ -56,6 +58,12 @@ class Saved:
             logits: torch.Tensor = self.network(images).float()
             return (with_mirror_images(self.network, images, logits) if tta else logits).cpu()
 
+    @property
+    def layers(self) -> list[str]:
+        """The layers that the run explains."""
+        explained = self.config["callbacks"].get("misclassified") or {}
+        return list(explained.get("layers", ["layer3"]))
+
     def data(self) -> DataModule:
         """The run's images, loaded, without augmentation."""
         data = images(self.config)
@@ -71,8 +79,7 @@ class Saved:
         elif self.tested:
             kept = Predictions.load(self.directory / rundir.PREDICTIONS["test"])
         if kept is not None:
-            labels, index = data.labels(split), kept.index.numpy()
-            same = index.max() < len(labels) and (labels[index] == kept.label.numpy()).all()
+            same = fits(data, split, kept.index.numpy(), kept.label.numpy())
             require(same, f"{self.directory}: the {split} images are not those that the run saw.")
             return kept
         if split == "test":
@@ -146,6 +153,12 @@ def images(config: Mapping[str, Any], augment: Mapping[str, Transform | None] | 
         source["root"] = root.name
     made: DataModule = complete(partial(DataModule, _named(source, SOURCES), augment or {}), "datamodule", **settings)
     return made
+
+
+def fits(data: DataModule, split: str, index: NDArray[np.int64], label: NDArray[np.int64]) -> bool:
+    """Whether these are the labels of a split at `index`, both (N,)."""
+    labels = data.labels(split)
+    return bool(index.max() < len(labels) and (labels[index] == label).all())
 
 
 def _named(node: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

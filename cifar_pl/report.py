@@ -1,4 +1,4 @@
-"""`python -m cifar_pl.report DIR...`: many runs in one table and on one page."""
+"""`python -m cifar_pl.report DIR...`: many runs in one table and on one page; two runs image by image."""
 
 import argparse
 import logging
@@ -7,26 +7,40 @@ from pathlib import Path
 
 from cifar_pl.cli import command
 from cifar_pl.errors import require
-from cifar_pl.reporting import comparison_page
+from cifar_pl.inference import pair
+from cifar_pl.reporting import comparison_page, pair_page
 from cifar_pl.reporting.comparison_page import PAGE, TABLE
+from cifar_pl.reporting.pair_page import PAGE as PAIR
+from cifar_pl.runs import rundir
 from cifar_pl.runs.compare import Comparison
 from cifar_pl.runs.record import list_runs
+from cifar_pl.sweeps import searched
 
 log = logging.getLogger(__name__)
+
+PAIRED = "compared"  # in the first of two runs
 
 
 def main() -> None:
     """Compare the runs that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m cifar_pl.report", description="Compare runs.")
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="a sweep, a run, or what holds them")
-    parser.add_argument("--out", type=Path, help=f"where {TABLE} and {PAGE} go; with one DIR, into it")
+    where = f"where {TABLE} and {PAGE} go, or {PAIR} of two runs; default: DIR, or the first of two runs"
+    parser.add_argument("--out", type=Path, help=where)
     ask = parser.parse_args()
-    require(ask.out or len(ask.directories) == 1, "Several directories: say with --out DIR where the page goes.")
-    out = ask.out or ask.directories[0]
-    comparison = Comparison(list_runs(ask.directories))
-    comparison_page.write(out, comparison, ["-m", "cifar_pl.report", *sys.argv[1:]])
-    sys.stdout.write(comparison_page.text(comparison) + "\n")
-    log.info("Look at: %s", out / PAGE)
+    first, *others = ask.directories
+    typed = ["-m", "cifar_pl.report", *sys.argv[1:]]
+    if len(others) == 1 and rundir.is_run(first) and rundir.is_run(others[0]):
+        out = ask.out or first / PAIRED / others[0].resolve().name  # a run has a page with each other
+        said, made = pair_page.write(out, pair.find(ask.directories), typed), out / PAIR
+    else:
+        require(ask.out or not others, "Several directories: say with --out DIR where the page goes.")
+        out = ask.out or first
+        comparison = Comparison(list_runs(ask.directories))
+        comparison_page.write(out, comparison, typed, searched.read(first) if not others else None)
+        said, made = comparison_page.text(comparison), out / PAGE
+    sys.stdout.write(said + "\n")
+    log.info("Look at: %s", made)
 
 
 if __name__ == "__main__":

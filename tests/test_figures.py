@@ -11,7 +11,7 @@ from PIL import Image
 
 from cifar_pl.evaluation.cases import Case
 from cifar_pl.evaluation.gallery import Gallery
-from cifar_pl.reporting import figures
+from cifar_pl.reporting import comparison_figures, figures
 from cifar_pl.runs import files
 
 RNG = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def test_a_name_with_dollars_is_no_mathematics() -> None:
     assert figures.png(figure)
     assert figures.png(figures.gallery(gallery(1, ["layer3"], ["$_$", "$^$"])))
     lines = {"$_$": np.ones((2, 2)), "$^$": np.ones((2, 2))}
-    assert figures.png(figures.comparison(lines, "epoch", "accuracy"))
+    assert figures.png(comparison_figures.comparison(lines, "epoch", "accuracy"))
 
 
 def test_svgs_share_no_id_and_take_the_pages_colours() -> None:
@@ -87,7 +87,7 @@ def test_a_gallery_comes_back_from_its_file(tmp_path: Path) -> None:
 
 def test_ten_lines_of_a_comparison_have_colours_and_names() -> None:
     lines = {f"line {n}": np.array([[1.0, n, 0.1], [2.0, n, 0.1]]) for n in range(13)}
-    figure = figures.comparison(lines, "rate", "accuracy", log=True)
+    figure = comparison_figures.comparison(lines, "rate", "accuracy", log=True)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [*(f"line {n}" for n in range(10)), "3 others"]
     line, caps, _ = figure.axes[0].containers[12]

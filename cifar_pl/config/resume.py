@@ -16,7 +16,6 @@ from cifar_pl.runs.summary import read_metrics
 
 log = logging.getLogger(__name__)
 
-SWEEP = "multirun.yaml"
 NO_SUBDIR = "hydra.output_subdir=null"  # a refused resume leaves the run's .hydra as it was
 # What may differ, because it does not change a single weight, and where else in a run's config it stands.
 FREE = {
@@ -65,8 +64,8 @@ def _last(argv: list[str], name: str) -> str | None:
 
 
 def _sweep(argv: list[str], directory: Path) -> list[str]:
-    file = directory / SWEEP
-    require(file.is_file(), f"sweep.resume={directory}: this is not a sweep's directory (it has no {SWEEP}).")
+    file = directory / rundir.SWEEP
+    require(file.is_file(), f"sweep.resume={directory}: this is not a sweep's directory (it has no {rundir.SWEEP}).")
     saved: Any = OmegaConf.load(file)
     named: Any = OmegaConf.select(saved, "hydra.overrides") if OmegaConf.is_dict(saved) else None
     typed: list[Any] = [named.get(kind) for kind in ("task", "hydra")] if OmegaConf.is_dict(named) else [None]

@@ -2,43 +2,59 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cifar_pl.evaluation.predictions import SPLITS
-from cifar_pl.reporting import figures, page
+from cifar_pl.inference import kept
+from cifar_pl.inference.kept import Votes
+from cifar_pl.reporting import comparison_figures, figures, page, sprites, wall
 from cifar_pl.runs import files, rundir
-from cifar_pl.runs.compare import Comparison, Spread
+from cifar_pl.runs.compare import Comparison, Configuration
 from cifar_pl.runs.monitors import TEST_SELECTED
 from cifar_pl.runs.overrides import key_of
+from cifar_pl.runs.record import REPLICATES
+from cifar_pl.runs.seeds import Spread, front
 
 TABLE, PAGE = "sweep.csv", "sweep.html"
 SHOWN = 20  # configurations in the table at the end; all of them are in the files
+WALL = 100  # images on a wall
+FIRST = 3  # seeds for a first difference with an interval
 FIGURES = ("mean", "std", "low", "high")
 ACCURACIES = tuple(f"{split}_acc_{figure}" for split in SPLITS for figure in FIGURES)
 COLUMNS = ("status", "configuration", "n", *ACCURACIES, "lr", "seconds", "runs", "error")
 
 
-def write(out: Path, comparison: Comparison, arguments: Sequence[str]) -> None:
+class Search(NamedTuple):
+    """What a search found, see `comparison_figures.parallel`."""
+
+    rows: Sequence[Mapping[str, Any]]
+    log: Collection[str]
+    better: str
+    importance: Mapping[str, float]  # by parameter, most important first; empty if there were too few trials
+
+
+def write(out: Path, comparison: Comparison, arguments: Sequence[str], search: Search | None = None) -> None:
     """Write `sweep.csv` and the page `sweep.html` into `out`; `python` with these arguments made them."""
     files.write_csv(out / TABLE, COLUMNS, _rows(comparison, out))
-    judge, families, charts = SPLITS[comparison.judge], _families(comparison), {}
-    if any(len(points) > 1 for points in families.values()):
-        charts["rates"] = figures.comparison(families, "learning rate", f"{judge} accuracy, %", log=True)
-    if curves := _curves(comparison):
-        charts["curves"] = figures.comparison(curves, "epoch", "validation accuracy, %")
+    votes = kept.votes([list(one.runs.values()) for one in comparison.configurations])
     text = page.render(
         "sweep.html",
         name=out.resolve().name,
         c=comparison,
-        judge=judge,
+        judge=SPLITS[comparison.judge],
         splits=SPLITS,
-        charts={key: figures.svg(figure, key) for key, figure in charts.items()},
+        charts={key: figures.svg(figure, key) for key, figure in _charts(comparison, search).items()},
+        search=search,
+        more=more_seeds(out, comparison),
+        votes=votes,
+        wall=_wall(votes) if votes and len(votes.runs) > 1 else None,
         versions=sorted({run.code for run in comparison.runs}),
         place=lambda run: os.path.relpath(run.directory, out),
         link=lambda run: "./" + quote(os.path.relpath(run.directory / rundir.PAGE, out)),
@@ -91,6 +107,68 @@ def _percent(spread: Spread | None) -> str:
     return f"{100 * spread.mean:.2f}" + (f" ± {100 * spread.std:.2f}" if spread.n > 1 else "")
 
 
+def _charts(comparison: Comparison, search: Search | None) -> dict[str, Figure]:
+    """As far as the runs have something to show."""
+    ylabel, charts = f"{SPLITS[comparison.judge]} accuracy, %", {}
+    families = _families(comparison)
+    if any(len(points) > 1 for points in families.values()):
+        charts["rates"] = comparison_figures.comparison(families, "learning rate", ylabel, log=True)
+    if curves := _curves(comparison):
+        charts["curves"] = comparison_figures.comparison(curves, "epoch", "validation accuracy, %", band=True)
+    points = [(c.seconds / len(c.runs) / 60, 100 * comparison.judged(c).mean) for c in comparison.configurations]
+    if len({minutes for minutes, _ in points}) > 1 and min(points)[0] > 0:
+        charts["costs"] = comparison_figures.costs(points, front(points), ylabel)
+    if search:
+        charts["search"] = comparison_figures.parallel(search.rows, search.log, search.better)
+    return charts
+
+
+def more_seeds(out: Path, comparison: Comparison) -> list[str]:
+    """The command lines that would tell the best two apart: one that resumes the sweep in `out`, else one for each.
+
+    None if they are told apart, or if it would take too many.
+    """
+    gap = comparison.differences.get(comparison.judge)
+    pairs = comparison.needed if gap else FIRST
+    if len(comparison.configurations) < 2 or pairs is None:
+        return []
+    best = comparison.configurations[:2]
+    runs = [run for one in best for run in one.runs.values()]
+    seeds, folds = map(set, zip(*(replicate for one in best for replicate in one.runs), strict=True))
+    typed = any(key_of(o) == "seed" for run in runs for o in run.overrides)
+    start = "" if typed else f"{1 + max(seeds)},"  # a sweep that named no seed would train its own again
+    added = f"seed=range({start}{-(-pairs // len(folds))})"
+    if (out / rundir.SWEEP).is_file() and not (out / rundir.STUDY).exists():
+        both = _lists(*best) if len(comparison.configurations) > 2 else []
+        return [shlex.join(["python", "train.py", "-m", f"sweep.resume={out}", *both, added])]
+    same = [[o for o in next(iter(one.runs.values())).overrides if key_of(o) not in REPLICATES] for one in best]
+    return [shlex.join(["python", "train.py", "-m", *overrides, added]) for overrides in same]
+
+
+def _lists(first: Configuration, second: Configuration) -> list[str]:
+    """Overrides of a sweep over these two alone, or nothing if their keys differ."""
+    if [*map(key_of, first.overrides)] != [*map(key_of, second.overrides)]:
+        return []
+    pairs = zip(first.overrides, second.overrides, strict=True)
+    return [a if a == b else f"{a},{b.partition('=')[2]}" for a, b in pairs]
+
+
+def _wall(votes: Votes) -> dict[str, Any] | None:
+    """The images that every run gets wrong, those first of which most runs say the same; None without any."""
+    rows = votes.all_wrong()
+    if not len(rows) or (data := kept.images(votes.runs[0], votes.split, votes.index, votes.label)) is None:
+        return None
+    classes, shown = data.load().classes, rows[:WALL]
+    said = votes.counts[shown].argmax(1).tolist()
+    texts = [
+        f"{wall.name(data, votes.split, votes.index[row])}, {classes[votes.label[row]]}: "
+        f"{votes.counts[row, one]} of {len(votes.runs)} say {classes[one]}"
+        for row, one in zip(shown.tolist(), said, strict=True)
+    ]
+    sheet = sprites.sheet(data.pixels(votes.split, votes.index[shown]))
+    return {"sheet": sheet, "tiles": list(enumerate(texts)), "total": len(rows)}
+
+
 def _families(comparison: Comparison) -> dict[str, NDArray[np.float64]]:
     """Configurations that differ only in the rate: rate, mean and deviation (%) of the accuracy that ranks them."""
     families: dict[str, list[tuple[float, float, float]]] = {}
@@ -103,12 +181,13 @@ def _families(comparison: Comparison) -> dict[str, NDArray[np.float64]]:
 
 
 def _curves(comparison: Comparison) -> dict[str, NDArray[np.float64]]:
-    """Epoch and mean validation accuracy (%) of each configuration that has one."""
+    """Epoch and mean validation accuracy (%) of each configuration that has one, and its deviation over runs."""
     lines = {}
     for one in comparison.configurations:
         values = [[100 * row.get("val/acc", np.nan) for row in run.metrics] for run in one.runs.values()]
-        mean = np.mean([v[: min(map(len, values))] for v in values], axis=0)
-        points = np.column_stack([1 + np.arange(len(mean)), mean])[np.isfinite(mean)]
-        if len(points):
-            lines[one.name + (f" ({TEST_SELECTED})" if one.test_selected else "")] = points
+        table = np.array([v[: min(map(len, values))] for v in values])
+        std = [table.std(axis=0, ddof=1)] if len(table) > 1 else []
+        points = np.column_stack([1 + np.arange(table.shape[1]), table.mean(axis=0), *std])
+        if np.isfinite(points[:, 1]).any():
+            lines[one.name + (f" ({TEST_SELECTED})" if one.test_selected else "")] = points[np.isfinite(points[:, 1])]
     return lines

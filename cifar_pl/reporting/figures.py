@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from cifar_pl.evaluation.gallery import Gallery
@@ -85,28 +84,6 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
     if min(rates) > max(rates) / 3e3:  # it drops by factors; one that ends at zero cannot be on a log scale
         rate.set(yscale="log", ylim=(min(rates) / 2, 2 * max(rates)))
     rate.xaxis.get_major_locator().set_params(integer=True)
-    return figure
-
-
-def comparison(lines: Mapping[str, NDArray[np.float64]], xlabel: str, ylabel: str, log: bool = False) -> Figure:
-    """One line per name, best first: float64 (points, 2 or 3), that is x, y and perhaps its standard deviation.
-
-    The first ten lines have a colour and a place in the legend, the others are grey.
-    """
-    figure = Figure(figsize=(6.5, 4.2 + 0.22 * min(len(lines), COLORS + 1)), layout="constrained")
-    axes = figure.subplots()
-    for n, (name, points) in enumerate(lines.items()):
-        x, y, *std = points.T
-        color, order = (f"C{n}", 2) if n < COLORS else ("0.75", 1)
-        label = name if n < COLORS else f"{len(lines) - COLORS} others" if n == COLORS else None
-        style: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 3} if std else {}
-        axes.errorbar(x, y, *std, color=color, zorder=order, label=label, linewidth=1.2, **style)
-    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
-    if not log:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    for text in figure.legend(loc="outside lower center", fontsize=8, frameon=False).get_texts():
-        text.set_parse_math(False)  # the user's words
     return figure
 
 

@@ -21,12 +21,20 @@ LOCKED = 60  # seconds to wait for another process that writes into the study
 
 def load(path: Path, monitor: str) -> optuna.Study:
     """The study in an SQLite file, or a new one, which looks for the best `monitor`."""
+    direction: Literal["minimize", "maximize"] = "maximize" if MONITORS[monitor] == "max" else "minimize"
+    return optuna.create_study(study_name=NAME, storage=_storage(path), direction=direction, load_if_exists=True)
+
+
+def opened(path: Path) -> optuna.Study:
+    """The study in an SQLite file; KeyError if there is none."""
+    return optuna.load_study(study_name=NAME, storage=_storage(path))
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = str(URL.create("sqlite", database=str(path)))  # any path
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCKED}})
-    direction: Literal["minimize", "maximize"] = "maximize" if MONITORS[monitor] == "max" else "minimize"
-    return optuna.create_study(study_name=NAME, storage=storage, direction=direction, load_if_exists=True)
+    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCKED}})
 
 
 def tell(study: optuna.Study, trial: int, run: Record, monitor: str) -> None:

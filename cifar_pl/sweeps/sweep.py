@@ -11,13 +11,13 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from cifar_pl.config import resume, schema
+from cifar_pl.config import schema
 from cifar_pl.errors import require
 from cifar_pl.reporting import comparison_page
 from cifar_pl.runs import rundir
 from cifar_pl.runs.compare import Comparison
 from cifar_pl.runs.record import list_runs
-from cifar_pl.sweeps import slots
+from cifar_pl.sweeps import searched, slots
 from cifar_pl.sweeps.jobs import Sweep
 from cifar_pl.sweeps.slots import Work
 
@@ -37,7 +37,7 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
     sweep = Sweep(directory, launcher)
     work = plan(config, sweep, typed, check)
     directory.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, directory / resume.SWEEP)
+    OmegaConf.save(config, directory / rundir.SWEEP)
     hydra = [o for o in config.hydra.overrides.hydra if not o.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     try:
         slots.run_all(work, free, sweep.interrupt)
@@ -45,7 +45,8 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
         if any(directory.glob(f"*/{rundir.STATUS}")):
             comparison = Comparison(list_runs([directory]))
             tqdm.write(f"\n{comparison_page.text(comparison)}")
-            comparison_page.write(directory, comparison, ["train.py", "-m", *config.hydra.overrides.task, *hydra])
+            typed_line = ["train.py", "-m", *config.hydra.overrides.task, *hydra]
+            comparison_page.write(directory, comparison, typed_line, searched.read(directory))
             tqdm.write(f"Look at: {directory / comparison_page.PAGE}")
     missing = [job for job in sweep.jobs if not job.is_over()]
     require(

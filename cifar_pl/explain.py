@@ -8,6 +8,7 @@ from pathlib import Path
 from cifar_pl.cli import command
 from cifar_pl.errors import nearest, require
 from cifar_pl.evaluation import cases, gallery
+from cifar_pl.evaluation.features import Explored
 from cifar_pl.evaluation.gradcam import METHODS
 from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.inference import copies, saved
@@ -65,7 +66,9 @@ def main() -> None:
         figures.warn(figure)
     files.write(out / "gallery.png", figures.png(figure))
     files.write_csv(out / "gallery.csv", cases.COLUMNS, cases.rows(chosen, run.classes))
-    page.write(run.directory, out / rundir.PAGE, run.facts, predictions, data, shown)
+    known = run.directory / rundir.EXPLORED  # by the weights that the run tested
+    explored = Explored.load(known) if run.tested and known.exists() else None
+    page.write(run.directory, out / rundir.PAGE, run.facts, predictions, data, shown, explored)
     log.info("%s: %s", out, title)
     if ask.copy_to:
         copies.write(ask.copy_to, split, found, data)

@@ -15,7 +15,8 @@ from playwright.sync_api import Browser, Page
 
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.data.images import Images, Source
-from cifar_pl.evaluation.cases import Case, select
+from cifar_pl.evaluation.cases import Case, select, suspects
+from cifar_pl.evaluation.features import Explored, Neighbours
 from cifar_pl.evaluation.gallery import Gallery
 from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.reporting import figures, page
@@ -129,6 +130,30 @@ def gallery(cases: list[Case], pixels: np.ndarray, classes: Sequence[str] = "abc
     return Gallery(title, "val", classes, cases, pixels[: len(cases)], "gradcam", [layer], maps, drops, maps[:, :, 0])
 
 
+def neighbours(n: int) -> Neighbours:
+    """Of each of n images: itself, the next two, and how alike they are."""
+    near = (np.arange(n)[:, None] + np.arange(3)) % n
+    return Neighbours(np.arange(n), near, np.tile(np.float32([1, 0.5, -1]), (n, 1)), np.zeros(n, bool))
+
+
+def test_a_mistake_stands_beside_the_nearest_training_images(tmp_path: Path) -> None:
+    predictions = small_run(tmp_path)
+    examples = gallery(select(predictions, 4), GREY)
+    explored = Explored({"val": neighbours(60)}, 51, np.arange(0), np.zeros((0, 2), np.float32))
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": predictions}, images(), examples, explored)
+    text = (tmp_path / "report.html").read_text()
+    for case in examples.cases:
+        for step, cosine in enumerate(("1.00", "0.50", "-1.00")):
+            other = (case.index + step) % 60
+            assert f"training image {other}, {'abc'[other % 3]}, cosine {cosine}" in text
+    doubted = [case.index for case in suspects(predictions)]
+    for case in examples.cases:
+        if case.index in doubted:
+            assert f"suspect label no. {doubted.index(case.index) + 1} of {len(doubted)}" in text
+    assert "of 51 training images" in text
+    assert 'id="map"' not in text
+
+
 def test_names_from_outside_are_text_and_never_code(tmp_path: Path) -> None:
     evil = "<script>alert(2)</script>"
     predictions = small_run(tmp_path)
@@ -160,8 +185,9 @@ def test_photographs_do_not_make_the_page_large(tmp_path: Path) -> None:
     photograph = Image.open(Path(sklearn.datasets.__file__).parent / "images/china.jpg").crop((0, 0, 224, 224))
     many = np.stack([np.asarray(photograph)] * 60)
     examples = gallery(select(predictions, 25), many)
+    near = Explored({"val": neighbours(60)}, 60, np.arange(60), np.zeros((60, 2), np.float32))
     files.write(tmp_path / "figures/augmentations.png", figures.png(figures.augmentations(many[:8], [many[:8]] * 8)))
-    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": predictions}, images(pixels=many), examples)
+    page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": predictions}, images(pixels=many), examples, near)
     assert (tmp_path / "report.html").stat().st_size < MOST
 
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.evaluation import calibration, cases
 from cifar_pl.evaluation.advice import advise
+from cifar_pl.evaluation.features import Explored
 from cifar_pl.evaluation.gallery import Gallery
 from cifar_pl.evaluation.gradcam import METHODS
 from cifar_pl.evaluation.metrics import confused, interval, scores
@@ -24,9 +25,6 @@ from cifar_pl.reporting import figures, wall
 from cifar_pl.runs import files, rundir, summary
 from cifar_pl.runs.monitors import TEST_SELECTED
 from cifar_pl.runs.overrides import merged
-
-if TYPE_CHECKING:
-    from cifar_pl.evaluation.features import Explored
 
 PAIRS = 5  # most confused
 SUSPECTS = 12  # shown per split; the table beside the page has all
@@ -42,7 +40,7 @@ def write(
     predictions: Mapping[str, Predictions],
     data: DataModule,
     gallery: Gallery | None = None,
-    explored: "Explored | None" = None,
+    explored: Explored | None = None,
 ) -> None:
     """Write the page of a run, and next to it `suspect_labels_<split>.csv`.
 
@@ -135,7 +133,7 @@ def _results(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _near(explored: "Explored", split: str) -> dict[int, list[tuple[int, float]]]:
+def _near(explored: Explored, split: str) -> dict[int, list[tuple[int, float]]]:
     """By the index of each image of a split: its nearest training images and their cosine."""
     if (of := explored.neighbours.get(split)) is None:
         return {}

@@ -2,19 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.colors import to_hex
 
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.evaluation import calibration, cases
 from cifar_pl.evaluation.cases import Case
+from cifar_pl.evaluation.features import Explored
 from cifar_pl.evaluation.predictions import SPLITS, Predictions
 from cifar_pl.reporting import sprites
 from cifar_pl.reporting.figures import COLORS
-
-if TYPE_CHECKING:
-    from cifar_pl.evaluation.features import Explored
 
 MOST = 4000  # mistakes on a page, which then stays below 4 MB
 
@@ -27,7 +25,7 @@ class Wall(NamedTuple):
     total: int  # of mistakes, of which `MOST` are shown
 
 
-def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: "Explored | None" = None) -> Wall:
+def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: Explored | None = None) -> Wall:
     """The mistakes of all splits, the surest first, up to `MOST`, and the images that are on the map."""
     wrong = [(split, case) for split, p in predictions.items() for case in cases.select(p, len(p.label))]
     images = sorted(wrong, key=lambda found: -found[1].p_predicted)[:MOST]

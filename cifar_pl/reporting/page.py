@@ -45,7 +45,8 @@ def write(
     """Write the page of a run, and next to it `suspect_labels_<split>.csv`.
 
     Config, metrics, range test and augmentations come from `run_dir`; `facts` are the summary of a finished run, the
-    status of another. Of predictions that were test-selected there is only `test`.
+    status of another. Of predictions that were test-selected there is only `test`. What was `explored` must be of the
+    weights that made them.
     """
     rows = summary.read_metrics(run_dir / rundir.METRICS)
     training = summary.training(rows)  # an unfinished run has no summary

@@ -3,29 +3,39 @@
 import argparse
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from cifar_pl.cli import command
+from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import nearest, require
-from cifar_pl.evaluation import cases, gallery
+from cifar_pl.evaluation import cases, corruptions, gallery
 from cifar_pl.evaluation.features import Explored
 from cifar_pl.evaluation.gradcam import METHODS
-from cifar_pl.evaluation.predictions import SPLITS
+from cifar_pl.evaluation.predictions import SPLITS, Predictions
+from cifar_pl.evaluation.slices import Slice
 from cifar_pl.inference import copies, saved
 from cifar_pl.reporting import figures, page
 from cifar_pl.runs import files, rundir
 
 log = logging.getLogger(__name__)
 
+BATCH = 250
+
 
 def main() -> None:
-    """Write `gallery.png`, `gallery.csv` and `report.html`."""
+    """Write `gallery.png`, `gallery.csv` and `report.html`, and `robustness.csv` if it is asked for."""
     ask = _arguments()
     if ask.out:
         rundir.require_empty(ask.out)
     if ask.copy_to:
         rundir.require_empty(ask.copy_to)
     require(ask.number > 0, f"--number {ask.number}: it must be at least 1.")
+    require(ask.robustness is None or ask.robustness > 0, f"--robustness {ask.robustness}: it must be at least 1.")
     run = saved.find(ask.run)
     require(rundir.is_run(run.directory), f"{ask.run}: explaining needs the run that the checkpoint is of.")
     data = run.data()
@@ -61,6 +71,9 @@ def main() -> None:
     by = f"random{ask.seed}" if ask.by == "random" else ask.by
     which = [f"epoch{run.epoch}", split, "correct" if ask.correct else "wrong", *(ask.pair or ()), by, str(ask.number)]
     out = ask.out or run.directory / "explained" / "-".join([*which, *layers, ask.method])
+    robust = list(_robustness(run, data, split, predictions[split], ask.robustness)) if ask.robustness else []
+    if robust:
+        files.write_csv(out / "robustness.csv", corruptions.COLUMNS, map(corruptions.row, robust))
     figure = figures.gallery(shown)
     if data.test_selected:
         figures.warn(figure)
@@ -68,11 +81,27 @@ def main() -> None:
     files.write_csv(out / "gallery.csv", cases.COLUMNS, cases.rows(chosen, run.classes))
     known = run.directory / rundir.EXPLORED  # by the weights that the run tested
     explored = Explored.load(known) if run.tested and known.exists() else None
-    page.write(run.directory, out / rundir.PAGE, run.facts, predictions, data, shown, explored)
+    page.write(run.directory, out / rundir.PAGE, run.facts, predictions, data, shown, explored, robust)
     log.info("%s: %s", out, title)
     if ask.copy_to:
         copies.write(ask.copy_to, split, found, data)
         log.info("%s: all %d %s", ask.copy_to, len(found), what)
+
+
+def _robustness(
+    run: saved.Saved, data: DataModule, split: str, predictions: Predictions, number: int
+) -> Iterator[Slice]:
+    """The accuracy of up to `number` images of a split under each corruption, told as it is found."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(predictions.label))[:number])
+    images = data.pixels(split, predictions.index.numpy()[chosen])
+
+    def predict(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        parts = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(BATCH)
+        return torch.cat([run.logits(part).argmax(1) for part in parts]).numpy()
+
+    for one in corruptions.measure(predict, images, predictions.label.numpy()[chosen]):
+        log.info("%s %s: %.2f %% of %d images right", one.what, one.part, 100 * one.accuracy, one.n)
+        yield one
 
 
 def _arguments() -> argparse.Namespace:
@@ -87,6 +116,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pair", nargs=2, metavar=("TRUE", "PREDICTED"), help="only images of this pair of classes")
     parser.add_argument("--correct", action="store_true", help="images that were classified correctly")
     parser.add_argument("--copy-to", type=Path, metavar="DIR", help="copy all these images to DIR/TRUE/PREDICTED/")
+    parser.add_argument(
+        "--robustness", nargs="?", type=int, const=2000, metavar="N", help="and N images (2000) under eight corruptions"
+    )
     parser.add_argument("--out", type=Path, help="directory; default: RUN/explained/...")
     return parser.parse_args()
 

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cifar_pl.data.datamodule import DataModule
-from cifar_pl.evaluation import calibration, cases
+from cifar_pl.evaluation import calibration, cases, slices
 from cifar_pl.evaluation.advice import advise
 from cifar_pl.evaluation.features import Explored
 from cifar_pl.evaluation.gallery import Gallery
 from cifar_pl.evaluation.gradcam import METHODS
 from cifar_pl.evaluation.metrics import confused, interval, scores
 from cifar_pl.evaluation.predictions import SPLITS, Predictions
+from cifar_pl.evaluation.slices import Slice
 from cifar_pl.reporting import figures, wall
 from cifar_pl.runs import files, rundir, summary
 from cifar_pl.runs.monitors import TEST_SELECTED
@@ -30,6 +31,7 @@ PAIRS = 5  # most confused
 SUSPECTS = 12  # shown per split; the table beside the page has all
 PARTS = {"test": "test", "val": "training"}  # part of the source to which an index belongs
 MAX_SIDE = 96  # pixels of a picture
+CHUNK = 500  # images that are sliced at once
 MAX_PNG = 400_000  # bytes of the augmentations
 
 
@@ -41,6 +43,7 @@ def write(
     data: DataModule,
     gallery: Gallery | None = None,
     explored: Explored | None = None,
+    robustness: Sequence[Slice] = (),
 ) -> None:
     """Write the page of a run, and next to it `suspect_labels_<split>.csv`.
 
@@ -93,6 +96,9 @@ def write(
         doubted={split: {case.index: n for n, case in enumerate(found, 1)} for split, found in suspects.items()},
         shown=SUSPECTS,
         pixels=data.pixels,
+        sliced=_slices(predictions, data, explored),
+        chance=slices.chance,
+        robustness=robustness,
     )
     files.write(page, text)
     for split, found in suspects.items():
@@ -140,6 +146,21 @@ def _near(explored: Explored, split: str) -> dict[int, list[tuple[int, float]]]:
         return {}
     columns = (array.tolist() for array in (of.index, of.near, of.similarity))
     return {index: list(zip(*found, strict=True)) for index, *found in zip(*columns, strict=True)}
+
+
+def _slices(
+    predictions: Mapping[str, Predictions], data: DataModule, explored: Explored | None
+) -> tuple[str, list[list[Slice]], list[Slice]]:
+    """A split, the test if it is there, and its images in fifths by each look, and by near-duplicates or not."""
+    split = next((split for split in ("test", "val") if split in predictions), "")
+    if not split:
+        return split, [], []
+    index, right = predictions[split].index.numpy(), (predictions[split].predicted == predictions[split].label).numpy()
+    parts = (data.pixels(split, index[start : start + CHUNK]) for start in range(0, len(index), CHUNK))
+    looks = (slices.fifths(name, values, right) for name, values in slices.looks(parts).items())
+    of = explored.neighbours.get(split) if explored else None
+    twice = slices.duplicates(np.isin(index, of.index[of.duplicate]), right) if of else []
+    return split, list(filter(None, looks)), twice
 
 
 def _charts(

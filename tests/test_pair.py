@@ -92,7 +92,7 @@ def test_the_page_of_a_pair_by_its_default_place(
 ) -> None:
     assert ask(report.main, *runs) == 0
     text = (runs[0] / "compared/run/pair.html").read_text()
-    assert "B gets 6.96 points more right than A" in text  # 25 of 359
+    assert "B is 6.96 points above A" in text  # 25 of 359
     assert "0 images are right with A alone, 25 with B alone" in text
     assert EVIL not in text
     assert "&lt;script&gt;alert(1)" in text
@@ -113,7 +113,7 @@ def test_without_its_images_the_numbers_stay(
         )
     assert ask(report.main, *runs, "--out", tmp_path / "out") == 0
     text = (tmp_path / "out/pair.html").read_text()
-    assert "more right than A" in text
+    assert "points above A" in text
     assert 'class="tile"' not in text
     assert "<script" not in text
     assert "its images are not shown" in caplog.text

@@ -116,6 +116,8 @@ def test_every_command_for_a_finished_run_runs(
         Image.fromarray(np.full((30, 40, 3), 100, np.uint8)).save(tmp_path / name)
     if "multirun" in line:
         copy_run(finished_run, tmp_path / "multirun/day/sweep/0-run")
+    for run in re.findall(r"outputs/\w+", line):
+        copy_run(finished_run, tmp_path / run)
     monkeypatch.chdir(tmp_path)
     with (finished_run / "misclassified.csv").open() as file:
         first = next(csv.DictReader(file))

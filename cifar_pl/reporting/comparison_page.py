@@ -23,7 +23,7 @@ from cifar_pl.runs.record import REPLICATES
 from cifar_pl.runs.seeds import Spread, front
 
 TABLE, PAGE = "sweep.csv", "sweep.html"
-SHOWN = 20  # configurations in the table at the end; all of them are in the files
+SHOWN = 20  # configurations in the table at the end, and at once on the page; all of them are in the files
 WALL = 100  # images on a wall
 FIRST = 3  # seeds for a first difference with an interval
 FIGURES = ("mean", "std", "low", "high")
@@ -49,6 +49,7 @@ def write(out: Path, comparison: Comparison, arguments: Sequence[str], search: S
         name=out.resolve().name,
         c=comparison,
         judge=SPLITS[comparison.judge],
+        shown=SHOWN,
         splits=SPLITS,
         charts={key: figures.svg(figure, key) for key, figure in _charts(comparison, search).items()},
         search=search,
@@ -136,7 +137,8 @@ def more_seeds(out: Path, comparison: Comparison) -> list[str]:
     runs = [run for one in best for run in one.runs.values()]
     seeds, folds = map(set, zip(*(replicate for one in best for replicate in one.runs), strict=True))
     typed = any(key_of(o) == "seed" for run in runs for o in run.overrides)
-    start = "" if typed else f"{1 + max(seeds)},"  # a sweep that named no seed would train its own again
+    last = max((seed for seed in seeds if isinstance(seed, int)), default=0)
+    start = "" if typed else f"{last + 1},"  # a sweep that named no seed would train its own again
     added = f"seed=range({start}{-(-pairs // len(folds))})"
     if (out / rundir.SWEEP).is_file() and not (out / rundir.STUDY).exists():
         both = _lists(*best) if len(comparison.configurations) > 2 else []

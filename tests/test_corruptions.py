@@ -50,13 +50,13 @@ def test_the_seed_alone_decides(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name != "JPEG"])
 def test_large_images_are_corrupted_as_much_as_small_ones(name: str) -> None:
     large = IMAGES.repeat(4, axis=1).repeat(4, axis=2)
-    small, same = (distance(images, corrupt(images, name, 2)) for images in (IMAGES, large))
-    assert same == pytest.approx(small, rel=0.1)
+    small, same = (distance(images, corrupt(images, name, 3)) for images in (IMAGES, large))
+    assert same == pytest.approx(small, rel=0.15)
 
 
 def test_noise_has_the_deviation_that_it_says() -> None:
     grey = np.full((20, 32, 32, 3), 128, np.uint8)
-    assert corrupt(grey, "noise", 2).std() == pytest.approx(0.08 * 255, rel=0.02)
+    assert corrupt(grey, "noise", 2).std() == pytest.approx(0.04 * 255, rel=0.02)
 
 
 def test_what_is_flat_stays_flat_under_blur_contrast_pixelation_and_shift() -> None:
@@ -76,7 +76,7 @@ def test_a_shift_moves_pixels_and_loses_none() -> None:
 
 
 def test_pixelation_makes_blocks() -> None:
-    blocks = corrupt(IMAGES, "pixelation", 2).reshape(len(IMAGES), 16, 2, 16, 2, 3)
+    blocks = corruptions.pixelation(IMAGES, np.random.default_rng(0), 16).reshape(len(IMAGES), 16, 2, 16, 2, 3)
     assert (blocks == blocks[:, :, :1, :, :1]).all()
 
 

@@ -64,9 +64,30 @@ def test_an_interrupted_run_is_explained_without_its_test_images(own_run: Path, 
     assert "These weights were not tested" in page.read_text()
 
 
+def test_robustness_is_measured_on_images_of_the_split(own_run: Path, ask: Ask, tmp_path: Path) -> None:
+    assert ask(explain.main, own_run, "--number", 1, "--robustness", 20, "--out", tmp_path / "a") == 0
+    with (tmp_path / "a/robustness.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [(row["corruption"], row["strength"]) for row in found[:5]] == [
+        ("none", "0"), ("noise", "1"), ("noise", "2"), ("noise", "3"), ("blur", "1")
+    ]  # fmt: skip
+    assert len(found) == 1 + 8 * 3
+    assert all(row["n"] == "20" and float(row["accuracy"]) == int(row["right"]) / 20 for row in found)
+    text = (tmp_path / "a/report.html").read_text()
+    assert "Accuracy of 20 validation images under eight usual corruptions" in text
+    assert ask(explain.main, own_run, "--number", 1, "--robustness", 10_000, "--out", tmp_path / "b") == 0
+    with (tmp_path / "b/robustness.csv").open() as file:
+        first = next(csv.DictReader(file))
+    validation = saved.find(str(own_run)).validation
+    assert validation is not None
+    assert int(first["n"]) == len(validation.label)
+    assert float(first["accuracy"]) == pytest.approx(validation.accuracy(), abs=0.02)  # of weights in another precision
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--robustness", "0"], "--robustness 0: it must be at least 1"),
         (["--layers", "layer9"], "no layer 'layer9'"),
         (["--layers", "layer4"], "layer4 gives 1x1 pixels"),
         (["--number", "0"], "--number 0: it must be at least 1"),

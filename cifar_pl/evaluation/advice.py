@@ -156,7 +156,7 @@ def classes(counts: NDArray[np.int64], names: Sequence[str], split: str, run: st
         return None
     weakest, c = ", ".join(told for *_, told in sorted(found)[:3]), min(found)[1]
     other = int(np.where(np.arange(len(counts)) == c, -1, counts[c]).argmax())
-    text = f"Of the {SPLITS[split]} images, right less often than the rest (95 % intervals): {weakest}. Train on more."
+    text = f"Right less often than other {SPLITS[split]} images (95 % intervals): {weakest}. Train on more of them."
     return Advice(text, f"python -m cifar_pl.explain {shlex.join([run, '--pair', names[c], names[other]])}")
 
 

@@ -66,7 +66,7 @@ def pixelation(images: Pixels, rng: np.random.Generator, side: int) -> Pixels:
     """As if there were `side` pixels along each side."""
     size = images.shape[2], images.shape[1]
     small = (cv2.resize(one, (side, side), interpolation=cv2.INTER_AREA) for one in images)
-    return np.stack([cv2.resize(one, size, interpolation=cv2.INTER_NEAREST) for one in small])
+    return np.stack([cv2.resize(one, size, interpolation=cv2.INTER_NEAREST_EXACT) for one in small])
 
 
 def shift(images: Pixels, rng: np.random.Generator, share: float) -> Pixels:
@@ -76,13 +76,13 @@ def shift(images: Pixels, rng: np.random.Generator, share: float) -> Pixels:
 
 
 CORRUPTIONS: Mapping[str, tuple[Callable[..., Pixels], tuple[float, float, float]]] = {
-    "noise": (noise, (0.04, 0.08, 0.16)),
-    "blur": (blur, (0.02, 0.03, 0.05)),
+    "noise": (noise, (0.02, 0.04, 0.08)),
+    "blur": (blur, (0.015, 0.02, 0.03)),
     "fog": (fog, (0.25, 0.45, 0.65)),
-    "JPEG": (jpeg, (60, 30, 10)),
+    "JPEG": (jpeg, (80, 50, 20)),
     "brightness": (brightness, (0.1, 0.2, 0.4)),
     "contrast": (contrast, (0.7, 0.45, 0.25)),
-    "pixelation": (pixelation, (24, 16, 10)),
+    "pixelation": (pixelation, (28, 20, 12)),
     "shift": (shift, (1 / 16, 1 / 8, 1 / 4)),
 }
 

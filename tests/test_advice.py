@@ -14,6 +14,7 @@ from cifar_pl.evaluation import advice
 from cifar_pl.evaluation.advice import Advice, advise
 from cifar_pl.evaluation.metrics import interval
 from cifar_pl.evaluation.predictions import Predictions
+from cifar_pl.reporting import page
 from tests.conftest import ROOT
 
 CONFIG: dict[str, Any] = {
@@ -237,6 +238,14 @@ def test_nothing_is_said_of_weights_that_were_not_tested_or_without_a_reason() -
     }
     p = predictions(900, 1000, 0.94, of_wrong=0.5)
     assert advise("run", quiet, CONFIG, [], None, {"val": p, "test": p}, "abcd", again) == []
+
+
+def test_the_page_shows_text_and_nothing_without_advice() -> None:
+    text = page.render("next.html", advice=[Advice("<b>cat</b>", "python '<i>'"), Advice("Wait.", None)])
+    assert "&lt;b&gt;cat" in text
+    assert "<i>" not in text
+    assert text.count("<code>") == 1
+    assert page.render("next.html", advice=[]).strip() == ""
 
 
 CHANGES = (

@@ -4,7 +4,9 @@ from scipy.stats import chi2
 
 from cifar_pl.evaluation import slices
 from cifar_pl.evaluation.metrics import interval
+from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.evaluation.slices import Slice
+from cifar_pl.reporting import page
 
 GREY = np.full((1, 8, 8, 3), 51, np.uint8)
 
@@ -77,3 +79,27 @@ def test_the_chance_of_a_difference_is_that_of_chi_square() -> None:
     assert slices.chance(parts) == pytest.approx(chi2(4).sf(statistic))
     assert slices.chance([Slice("", "", 100, 90)] * 5) == 1
     assert slices.chance([Slice("", "", 10, 10), Slice("", "", 10, 10)]) == 1
+
+
+def shown(looks: list[list[Slice]], twice: list[Slice]) -> str:
+    return page.render("slices.html", sliced=("test", looks, twice), splits=SPLITS, chance=slices.chance)
+
+
+def test_the_page_has_rows_for_what_matters_and_a_sentence_for_the_rest() -> None:
+    dark = [Slice("brightness", "", 1000, right) for right in (800, 900, 900, 900, 900)]
+    flat = [Slice("contrast", "", 1000, 900)] * 5
+    text = shown([dark, flat], [])
+    assert text.count("<td") == 5
+    assert '<th scope="row">brightness</th>' in text
+    low, high = interval(800, 1000)
+    assert f"80.0%<small>{100 * low:.1f} to {100 * high:.1f}</small>" in text
+    assert "No difference beyond chance by contrast (p = 1)" in text
+    assert "training image" not in text
+
+
+def test_the_page_says_the_accuracy_without_near_duplicates() -> None:
+    text = shown([], [Slice("duplicates", "", 300, 285), Slice("duplicates", "", 9700, 8730)])
+    assert "300 of the images show almost the same as a training image: 95.0% of them are right" in text
+    assert "Without them the accuracy is 90.00% (" in text
+    assert "<table" not in text
+    assert shown([], []).strip() == ""

@@ -23,7 +23,7 @@ from benchmarks.faults import SHORT, same, undisturbed
 from cifar_pl.runs import files, rundir
 from cifar_pl.runs.summary import read_metrics
 
-RUN = (*SHORT, "callbacks.misclassified=null", "callbacks.dashboard=null", "callbacks.summary=null")
+RUN = (*SHORT, *(f"callbacks.{name}=null" for name in ("misclassified", "explore", "dashboard", "summary")))
 ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
 Facts = dict[str, Any]
 

@@ -15,7 +15,7 @@ from cifar_pl.training import budget
 from cifar_pl.training.costs import Costs
 from tests.conftest import LEAN, TINY, Train
 
-FAST = ("model._target_=tests.fuzzing.small", "whiten=false", "callbacks.misclassified=null")
+FAST = ("model._target_=tests.fuzzing.small", "whiten=false", "callbacks.misclassified=null", "callbacks.explore=null")
 
 
 def test_time_is_the_sum_of_its_parts() -> None:
@@ -24,6 +24,8 @@ def test_time_is_the_sum_of_its_parts() -> None:
     assert costs.training(3, 5) == 2 * 10 * 1.0 + 1 * 10 * 2.0 + 3 * 5.0
     assert costs._replace(finder=50).total(5) - costs.total(5) == 50 * 2.0
     assert costs._replace(finder="auto").total(1) - costs.total(1) == 40 * 2.0
+    again = costs._replace(image=0.5, passes=(50_000, 10_000)).total(10) - costs.total(10)
+    assert again == 45_000 * 0.5  # 9 % of ten times 50,000
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
@@ -74,7 +76,7 @@ def test_recipes_that_contradict_what_is_typed_are_left_out(config: Callable[...
 
 @pytest.mark.slow
 def test_a_planned_run_is_repeated_by_the_command_in_its_summary(train: Train, tmp_path: Path) -> None:
-    lean = [o for o in LEAN if not o.startswith("callbacks.misclassified")]
+    lean = [o for o in LEAN if o not in FAST]
     asked = (*TINY, *lean, *FAST, "seed=3", "+trainer.limit_train_batches=3")
     result = train("-m", *asked, "minutes=0.3,0.4", "hydra.sweep.dir=sweep")
     assert result.returncode == 0, result.stderr

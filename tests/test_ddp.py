@@ -23,6 +23,7 @@ from pytorch_lightning import Callback, Trainer
 from benchmarks import faults
 from cifar_pl.config.build import build
 from cifar_pl.data.batches import Batch
+from cifar_pl.evaluation.features import Explored
 from cifar_pl.runs import rundir
 from cifar_pl.training.classifier import Classifier
 from tests.conftest import LEAN, RANGE_TEST, ROOT, TINY, Train
@@ -94,6 +95,8 @@ def test_two_processes_are_one_run(train: Train, config: Callable[..., DictConfi
     assert rates == pytest.approx([0.02, 0.02, 0.004])
     assert (run / "figures/misclassified.png").exists()
     assert (run / "report.html").exists()
+    seen = Explored.load(run / "explored.npz").neighbours  # of all images, not of one process' share
+    assert {split: len(of.index) for split, of in seen.items()} == {"test": 359, "val": 129}
     assert json.loads((run / "status.json").read_text())["status"] == "finished"
 
     one, other = (json.loads((run / f"rank{rank}.json").read_text()) for rank in (0, 1))

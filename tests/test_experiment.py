@@ -60,6 +60,7 @@ def test_a_run_leaves_what_the_design_says(run: Path) -> None:
     expected = {
         "config.yaml", "train.log", "status.json", "metrics.csv", "lr_finder.csv", "lr_finder.json", "summary.json",
         "predictions.npz", "predictions_val.npz", "misclassified.csv", "misclassified.npz", "report.html",
+        "explored.npz", "projector_config.pbtxt",
         "suspect_labels_test.csv", "suspect_labels_val.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
         *(f"figures/{name}.png" for name in ("augmentations", "curves", "lr_finder", "misclassified",
                                              "confusion_matrix_val", "confusion_matrix_test",

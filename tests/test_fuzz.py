@@ -55,7 +55,7 @@ def test_a_config_runs_or_says_why_not(
         if group != "model":
             quick.append("model._target_=tests.fuzzing.small")
         if "callbacks=" in str(overrides) and "none" not in overrides[0]:  # pictures take seconds
-            drawn = [name for name in ("dashboard", "misclassified") if name not in str(overrides)]
+            drawn = [name for name in ("dashboard", "misclassified", "explore") if name not in str(overrides)]
             overrides = [*overrides, *(f"callbacks.{name}=null" for name in drawn)]
         if "lr_finder=range_test" in overrides:
             quick.append("lr_finder.num_training=50")

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     start, rng = time.monotonic(), random.Random(args.seed)
-    few = [f"callbacks.{name}=null" for name in ("best", "last", "misclassified", "dashboard")]
+    few = [f"callbacks.{name}=null" for name in ("best", "last", "misclassified", "dashboard", "explore")]
     plateau = (*SHORT, *SCHEDULES["plateau"])
     with ThreadPoolExecutor(2) as pool, tempfile.TemporaryDirectory() as folder:
         # onecycle has a range test

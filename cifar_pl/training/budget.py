@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 RECIPE = re.compile(r"epochs\d+")  # in conf/experiment
 WARM_UP, STEPS = 5, 20  # steps that are left out, and steps that are timed
 EVALUATION = 1 / 3  # of an image's time in training: the forward pass alone
+MAP = 15.0  # seconds to compare the features of CIFAR-10's images, and to place 2,000 of them on a map
 ONCE = 15.0  # seconds of the start, before the plan, and of gallery, figures and page at the end
 
 
@@ -158,14 +159,17 @@ def _costs(cfg: DictConfig, data: DataModule, small: float, full: float, plannin
     images = data.size("train") + (0 if published else data.size("val"))
     held_out = 0 if published else cfg.data.val_size if cfg.data.fold is None else images // cfg.data.folds
     image = EVALUATION * full / cfg.data.batch_size
-    validated = data.size("test") if published else held_out
+    validated, test = data.size("test") if published else held_out, data.size("test")
+    explored = bool(cfg.callbacks.get("explore"))
     steps, limit = (images - held_out) // cfg.data.batch_size, cfg.trainer.get("limit_train_batches")
     return Costs(
         steps=min(steps, limit) if isinstance(limit, int) else steps,
         small=small,
         full=full,
         epoch=validated * image / cfg.trainer.check_val_every_n_epoch,
-        once=planning + ONCE + data.size("test") * image * (2 if cfg.tta == "flip" else 1),
+        once=planning + ONCE + MAP * explored + test * image * (2 if cfg.tta == "flip" else 1),
         start_share=cfg.data.start_share if cfg.data.start_scale < 1 else 0.0,
         finder=cfg.lr_finder.num_training if cfg.lr_finder.enabled else 0,
+        image=image,
+        passes=(images - held_out, test + held_out) if explored else (0, 0),
     )

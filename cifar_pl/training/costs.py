@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from cifar_pl.runs.overrides import share
 from cifar_pl.training import range_test
+from cifar_pl.training.callbacks.explore import compared
 
 MAX_EPOCHS = 1_000_000
 
@@ -19,11 +20,14 @@ class Costs(NamedTuple):
     once: float  # of everything else
     start_share: float  # of the epochs, rounded down, has small images
     finder: int | Literal["auto"] = 0  # steps of the range test
+    image: float = 0.0  # of a forward pass, after the test
+    passes: tuple[int, int] = (0, 0)  # the images, of training and others, of which `explore` makes them
 
     def total(self, epochs: int) -> float:
         """Seconds of a run of so many epochs."""
         tested = range_test.steps(epochs * self.steps) if self.finder == "auto" else self.finder
-        return self.training(epochs, epochs) + tested * self.full + self.once
+        passes = compared(*self.passes, epochs) + self.passes[1]
+        return self.training(epochs, epochs) + tested * self.full + passes * self.image + self.once
 
     def training(self, epoch: int, epochs: int) -> float:
         """Seconds from the first step of a run of `epochs` to the end of this epoch, counted from 1."""

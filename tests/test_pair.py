@@ -1,6 +1,6 @@
 """Two runs image by image: counts, what is refused, and the page in a browser."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,18 @@ DIGITS: dict[str, Any] = {
 LABEL = torch.from_numpy(digits(8).test.labels)
 
 
-def predictions(wrong: range, label: torch.Tensor = LABEL) -> Predictions:
+def predictions(wrong: range, label: torch.Tensor = LABEL, classes: int = 10) -> Predictions:
     """Right and sure but for the images of `wrong`, which it takes for the next class."""
     said = label.clone()
     said[list(wrong)] = (said[list(wrong)] + 1) % 10
-    return Predictions(5 * torch.eye(10)[said], label, torch.arange(len(label)))
+    return Predictions(5 * torch.eye(classes)[said], label, torch.arange(len(label)))
 
 
-def kept(run: Path, wrong: range, classes: object = tuple("0123456789"), split: str = "test") -> Path:
+def kept(run: Path, wrong: range, classes: Sequence[str] = "0123456789", split: str = "test") -> Path:
     """Give a run without a checkpoint predictions."""
-    files.write_npz(run / rundir.PREDICTIONS[split], predictions(wrong)._asdict())
+    files.write_npz(run / rundir.PREDICTIONS[split], predictions(wrong, classes=max(10, len(classes)))._asdict())
     summary = files.read_json(run / "summary.json")
-    summary["test"]["acc_per_class"] = dict.fromkeys(classes, 1.0)  # type: ignore[call-overload]
+    summary["test"]["acc_per_class"] = dict.fromkeys(classes, 1.0)
     files.write_json(run / "summary.json", summary)
     return run
 
@@ -153,6 +153,7 @@ def test_what_cannot_be_compared_is_refused_by_name(make: Make, runs: tuple[Path
     assert "none to compare" in refused(validated)
     (kept(make("j", val=0.9, **DIGITS), range(3)) / "summary.json").write_text("{")
     assert "damaged" in refused(tmp_path / "j")
+    assert "not for its 3 classes" in refused(kept(make("k", val=0.9, **DIGITS), range(3), "abc"))
 
 
 def test_folders_of_equal_names_and_labels_are_told_apart_by_their_pixels(make: Make, tmp_path: Path) -> None:

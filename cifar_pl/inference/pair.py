@@ -75,5 +75,7 @@ def _side(directory: Path) -> Side:
     if opened and opened.validation is not None:  # all that an unfinished run has
         found.setdefault("test" if published else "val", opened.validation)
     require(found, f"{directory}: {NOTHING}")
-    classes = opened.classes if opened else list(run.summary["test"]["acc_per_class"])
+    classes = opened.classes if opened else list(run.summary["test"].get("acc_per_class", ()))
+    fit = all(p.logits.shape[1] == len(classes) for p in found.values())
+    require(fit, f"{directory}: its predictions are not for its {len(classes)} classes. It is damaged.")
     return Side(run, opened, classes, found, published)

@@ -136,10 +136,11 @@ def more_seeds(out: Path, comparison: Comparison) -> list[str]:
     best = comparison.configurations[:2]
     runs = [run for one in best for run in one.runs.values()]
     seeds, folds = map(set, zip(*(replicate for one in best for replicate in one.runs), strict=True))
-    typed = any(key_of(o) == "seed" for run in runs for o in run.overrides)
-    last = max((seed for seed in seeds if isinstance(seed, int)), default=0)
-    start = "" if typed else f"{last + 1},"  # a sweep that named no seed would train its own again
-    added = f"seed=range({start}{-(-pairs // len(folds))})"
+    first, number = 0, -(-pairs // len(folds))
+    if not any(key_of(o) == "seed" for run in runs for o in run.overrides):
+        # A sweep that named no seed would train its own again.
+        first, number = 1 + max((seed for seed in seeds if isinstance(seed, int)), default=0), number - 1
+    added = f"seed=range({f'{first},' if first else ''}{first + number})"
     if (out / rundir.SWEEP).is_file() and not (out / rundir.STUDY).exists():
         both = _lists(*best) if len(comparison.configurations) > 2 else []
         return [shlex.join(["python", "train.py", "-m", f"sweep.resume={out}", *both, added])]

@@ -96,7 +96,7 @@ def _robustness(
     images = data.pixels(split, predictions.index.numpy()[chosen])
 
     def predict(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-        parts = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(BATCH)
+        parts = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
         return torch.cat([run.logits(part).argmax(1) for part in parts]).numpy()
 
     for one in corruptions.measure(predict, images, predictions.label.numpy()[chosen]):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,8 @@ def new_head(network: nn.Module) -> nn.Module:
     with isolate_rng():
         torch.manual_seed(0)
         spare = _spare(network)
-        [module for module in spare.modules() if hasattr(module, "reset_parameters")][-1].reset_parameters()
+        head: Any = [module for module in spare.modules() if hasattr(module, "reset_parameters")][-1]
+        head.reset_parameters()
     return spare
 
 
@@ -118,7 +120,7 @@ def deletion(
     with torch.inference_mode(), torch.autocast(torch.device(device).type, enabled=False):
         spare = _spare(network).to(device)
         for mask in map(torch.from_numpy, hidden):
-            parts = torch.where(mask, color, images).split(BATCH)
+            parts = torch.split(torch.where(mask, color, images), BATCH)
             logits = torch.cat([spare(part.to(device)).cpu() for part in parts])
             p.append(logits.softmax(1).gather(1, classes[:, None])[:, 0].numpy())
     return np.stack([p[0] - p[1], p[0] - np.mean(p[2:], axis=0)], axis=1)

@@ -1,8 +1,10 @@
 """Sweeps as a person types them: real processes, failures, kills, and what is run again."""
 
 import csv
+import html
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -81,6 +83,23 @@ def test_a_failing_run_costs_no_other_and_only_what_is_missing_runs_again(train:
     assert (directory / "0-seed_0/summary.json").stat().st_mtime_ns == before
     assert statuses(directory)["3-seed_2"] == "finished"
     assert table(directory)[0]["n"] == "3"
+
+
+def test_the_line_on_the_page_adds_the_seeds_that_are_missing(train: Train, tmp_path: Path) -> None:
+    drawn = [option for option in FAST if option != "callbacks.dashboard=null"]  # it keeps the predictions
+    result = train("-m", *drawn, "scheduler=constant,multistep", "hydra.sweep.dir=sweep")
+    assert result.returncode == 0, result.stderr
+    page = html.unescape((tmp_path / "sweep/sweep.html").read_text())
+    (line,) = re.findall(r"python (train\.py -m sweep\.resume=.*)</pre>", page)
+    assert line == "train.py -m sweep.resume=sweep 'seed=range(1,3)'"
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("sweep/*/summary.json")}
+    again = train(*shlex.split(line)[1:])
+    assert again.returncode == 0, again.stderr
+    assert all(path.stat().st_mtime_ns == at for path, at in before.items())
+    assert [row["n"] for row in table(tmp_path / "sweep")] == ["3", "3"]
+    page = (tmp_path / "sweep/sweep.html").read_text()
+    assert "ensemble, validation" in page
+    assert "validation images are wrong in all 6 runs" in page  # so little was learnt
 
 
 def test_two_at_once_each_in_its_process_and_one_of_them_killed(train: Train, tmp_path: Path) -> None:

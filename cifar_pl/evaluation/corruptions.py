@@ -113,4 +113,5 @@ def row(one: Slice) -> dict[str, Any]:
 
 
 def _bytes(values: NDArray[np.floating]) -> Pixels:
-    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    made: Pixels = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    return made

@@ -216,6 +216,9 @@ def test_a_real_pair_in_a_browser(opened: Page, finished_run: Path, other: Path)
     assert [int(cell) for cell in cells] == [counts.both, counts.only_a, counts.only_b, counts.neither]
     opened.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert opened.locator(".wall .tile[aria-label]").count() == sum(min(n, pair_page.WALL) for n in counts)
+    tile = opened.locator(".wall .tile[aria-label]").first
+    tile.focus()
+    assert opened.locator(".detail .text").first.inner_text() == tile.get_attribute("aria-label")
     assert opened.locator(".case").count() == pair_page.EXPLAINED
     assert opened.locator(".case img").count() == 3 * pair_page.EXPLAINED
     assert opened.locator("img:not([alt]), img[alt='']").count() == 0

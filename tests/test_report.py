@@ -137,6 +137,23 @@ def test_what_every_run_gets_wrong_is_a_wall_and_seeds_are_an_ensemble(make: Mak
     assert EVIL not in text
 
 
+def test_the_wall_in_a_browser(make: Make, tmp_path: Path, chromium: Browser) -> None:
+    for n in range(2):
+        kept(make(str(n), f"seed={n}", val=0.9, **DIGITS), range(150))
+    assert "the 100 on which they agree most" in page_of(tmp_path)
+    tab = chromium.new_page(viewport={"width": 320, "height": 800})
+    errors: list[str] = []
+    tab.on("console", lambda message: errors.append(message.text))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.goto((tmp_path / "sweep.html").as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 320
+    tile = tab.locator(".wall .tile[aria-label]").nth(1)
+    tile.click()
+    assert tab.locator(".detail .text").inner_text() == tile.get_attribute("aria-label")
+    assert not errors
+    tab.close()
+
+
 def test_a_wall_needs_several_runs_and_mistakes_in_common(make: Make, tmp_path: Path) -> None:
     kept(make("0", "aug=a", val=0.9, **DIGITS), range(9))
     assert "What every run gets wrong" not in page_of(tmp_path)

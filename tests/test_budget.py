@@ -25,7 +25,7 @@ def test_time_is_the_sum_of_its_parts() -> None:
     assert costs._replace(finder=50).total(5) - costs.total(5) == 50 * 2.0
     assert costs._replace(finder="auto").total(1) - costs.total(1) == 40 * 2.0
     again = costs._replace(image=0.5, passes=(50_000, 10_000)).total(10) - costs.total(10)
-    assert again == 45_000 * 0.5  # 9 % of ten times 50,000
+    assert again == 42_500 * 0.5  # 0.085 of ten times 50,000
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5])

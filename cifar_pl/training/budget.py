@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 RECIPE = re.compile(r"epochs\d+")  # in conf/experiment
 WARM_UP, STEPS = 5, 20  # steps that are left out, and steps that are timed
 EVALUATION = 1 / 3  # of an image's time in training: the forward pass alone
-MAP = 15.0  # seconds to compare the features of CIFAR-10's images, and to place 2,000 of them on a map
+MAP = 10.0  # seconds to compare the features of CIFAR-10's images and to place 2,000 of them on a map
 ONCE = 15.0  # seconds of the start, before the plan, and of gallery, figures and page at the end
 
 

@@ -316,6 +316,17 @@ def test_copies_in_a_data_set_are_found(tiny_network: nn.Module, tiny_source: So
     np.testing.assert_allclose(of.similarity[[*copied], 0], 1, atol=1e-5)
 
 
+def test_no_image_is_called_a_copy_where_all_are_alike(
+    tiny_network: nn.Module, tiny_source: Source, tmp_path: Path
+) -> None:
+    train, test = (
+        Images(part.pixels // 20 + images(1) // 20 * 18, part.labels) for part in (tiny_source.train, tiny_source.test)
+    )
+    assert features.duplicates(test.pixels, train.pixels[:30, None]).all()  # strangers, with one pattern
+    ran(Source(train, test, tiny_source.classes), tiny_network, tmp_path, Explore(tmp_path))
+    assert not any(of.duplicate.any() for of in Explored.load(tmp_path / "explored.npz").neighbours.values())
+
+
 def test_test_images_that_stand_in_for_the_validation_are_one_split(
     tiny_network: nn.Module, tiny_source: Source, tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ class Neighbours(NamedTuple):
     index: NDArray[np.int64]  # type: ignore[assignment]  # (N,), as in `Predictions`
     near: NDArray[np.int64]  # (N, 3) indices into the source's training part, nearest first
     similarity: NDArray[np.float32]  # (N, 3) cosine of penultimate features, in [-1, 1]
-    duplicate: NDArray[np.bool_]  # (N,) whether one of them shows almost the same pixels; see `duplicates`
+    duplicate: NDArray[np.bool_]  # (N,) whether one of them is a copy, see `duplicates`; not judged if all are alike
 
 
 class Explored(NamedTuple):

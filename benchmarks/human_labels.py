@@ -52,7 +52,7 @@ def joined(runs: Sequence[Path], order: NDArray[np.int64]) -> Predictions:
     """The folds' predictions of all images together; `order` has the index in the source of each file of the folder."""
     folds = [Predictions.load(run / rundir.PREDICTIONS["val"]) for run in runs]
     logits, label, index = (torch.cat(parts) for parts in zip(*folds, strict=True))
-    assert len(index.unique()) == len(order) == len(index)  # each image once
+    assert len(np.unique(index.numpy())) == len(order) == len(index)  # each image once
     return Predictions(logits, label, torch.from_numpy(order)[index])
 
 
@@ -63,7 +63,7 @@ def cleanlab_order(predictions: Predictions) -> NDArray[np.int64]:
     issues = find_label_issues(
         predictions.label.numpy(), predictions.logits.softmax(1).numpy(), return_indices_ranked_by="self_confidence"
     )
-    return predictions.index.numpy()[issues]
+    return np.asarray(predictions.index.numpy()[issues])
 
 
 def counted(order: Sequence[int] | NDArray[np.int64], wrong: NDArray[np.bool_]) -> dict[str, Any]:

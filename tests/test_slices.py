@@ -61,6 +61,7 @@ def test_fifths_hold_each_image_once_in_order_of_their_values() -> None:
 def test_there_are_no_fifths_of_four_images_or_of_what_is_all_the_same() -> None:
     assert slices.fifths("contrast", np.arange(4.0), np.ones(4, bool)) == []
     assert slices.fifths("saturation", np.zeros(50), np.ones(50, bool)) == []
+    assert slices.fifths("saturation", np.append(np.zeros(30), np.arange(20.0)), np.ones(50, bool)) == []
 
 
 def test_near_duplicates_are_counted_apart() -> None:
@@ -82,7 +83,9 @@ def test_the_chance_of_a_difference_is_that_of_chi_square() -> None:
 
 
 def shown(looks: list[list[Slice]], twice: list[Slice]) -> str:
-    return page.render("slices.html", sliced=("test", looks, twice), splits=SPLITS, chance=slices.chance)
+    return page.render(
+        "slices.html", sliced=("test", looks, twice), splits=SPLITS, chance=slices.chance, compared=45_000
+    )
 
 
 def test_the_page_has_rows_for_what_matters_and_a_sentence_for_the_rest() -> None:
@@ -93,13 +96,13 @@ def test_the_page_has_rows_for_what_matters_and_a_sentence_for_the_rest() -> Non
     assert '<th scope="row">brightness</th>' in text
     low, high = interval(800, 1000)
     assert f"80.0%<small>{100 * low:.1f} to {100 * high:.1f}</small>" in text
-    assert "No difference beyond chance by contrast (p = 1)" in text
+    assert "No difference shown by contrast (p = 1)" in text
     assert "training image" not in text
 
 
 def test_the_page_says_the_accuracy_without_near_duplicates() -> None:
     text = shown([], [Slice("duplicates", "", 300, 285), Slice("duplicates", "", 9700, 8730)])
-    assert "300 of the images show almost the same as a training image: 95.0% of them are right" in text
+    assert "300 of the images show almost the same as one of 45,000 training images: 95.0% of them are right" in text
     assert "Without them the accuracy is 90.00% (" in text
     assert "<table" not in text
     assert shown([], []).strip() == ""

@@ -37,7 +37,7 @@ def fog(images: Pixels, rng: np.random.Generator, density: float) -> Pixels:
     clouds = rng.uniform(0.6, 1, (len(images), FEWEST_CLOUDS, FEWEST_CLOUDS)).astype(np.float32)
     size = images.shape[2], images.shape[1]
     large = np.stack([cv2.resize(one, size, interpolation=cv2.INTER_LINEAR) for one in clouds])[..., None]
-    return _bytes((1 - density) * images + density * 255 * large)
+    return _bytes(np.float32(1 - density) * images + np.float32(255 * density) * large)
 
 
 def jpeg(images: Pixels, rng: np.random.Generator, quality: int) -> Pixels:

@@ -192,5 +192,5 @@ def layout(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
     place = TSNE(perplexity=min(30.0, (len(vectors) - 1) / 3), random_state=0).fit_transform(vectors)
     place -= place.min(0)
-    made: NDArray[np.float32] = place / place.max(0)
+    made: NDArray[np.float32] = place / np.maximum(place.max(0), np.finfo(np.float32).tiny)
     return made

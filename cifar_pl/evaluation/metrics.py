@@ -34,9 +34,9 @@ def confused(counts: NDArray[np.int64], number: int) -> list[tuple[int, int, int
     return [(*divmod(place, len(wrong)), int(wrong.flat[place])) for place in order if wrong.flat[place]]
 
 
-def interval(right: int, n: int) -> tuple[float, float]:
+def interval(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """The 95 % interval (Wilson 1927) of the share that is correct, if `right` of `n` images are; in [0, 1]."""
-    bounds = binomtest(right, n).proportion_ci(method="wilson")
+    bounds = binomtest(right, n).proportion_ci(level, method="wilson")
     return float(bounds.low), float(bounds.high)
 
 

@@ -1,6 +1,7 @@
 """Accuracy by what images are like: fifths by brightness, contrast, sharpness, saturation; near-duplicates or not."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -52,13 +53,14 @@ def looks(batches: Iterable[NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]
 
 
 def fifths(what: str, values: NDArray[np.floating], right: NDArray[np.bool_]) -> list[Slice]:
-    """N images in fifths by their `values`, the lowest first; none if there are fewer than 5, or if all are the same.
+    """N images in fifths by their `values`, the lowest first; none if equal values would be torn apart.
 
-    `values` and `right` are (N,). Of equal values the earlier come first. A part is named by its lowest and highest.
+    `values` and `right` are (N,). A part is named by its lowest and highest.
     """
-    if len(values) < FIFTHS or values.min() == values.max():
-        return []
     parts = np.array_split(np.argsort(values, kind="stable"), FIFTHS)
+    # Equal values would be parted by the order of the data, which may be that of the classes.
+    if len(values) < FIFTHS or any(values[a[-1]] == values[b[0]] for a, b in pairwise(parts)):
+        return []
     spans = (f"{values[rows[0]]:.2g} to {values[rows[-1]]:.2g}" for rows in parts)
     return [Slice(what, span, len(rows), int(right[rows].sum())) for span, rows in zip(spans, parts, strict=True)]
 
@@ -72,6 +74,6 @@ def duplicates(duplicate: NDArray[np.bool_], right: NDArray[np.bool_]) -> list[S
 
 
 def chance(parts: list[Slice]) -> float:
-    """How likely parts of one accuracy would differ at least as much (Pearson's chi-square test), in [0, 1]."""
+    """The p-value of Pearson's chi-square test that all parts have one accuracy."""
     counts = np.array([[one.right, one.n - one.right] for one in parts])
     return float(chi2_contingency(counts).pvalue) if counts.sum(axis=0).all() else 1.0

@@ -63,7 +63,7 @@ def images(run: Record, split: str, index: NDArray[np.int64], label: NDArray[np.
         data = saved.images(rundir.read_config(run.directory))
         data.load()
         require(saved.fits(data, split, index, label), f"the {split} images are not those that the run saw")
-    except (UserError, OSError, LookupError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged config, of which anything may be raised
         log.warning("%s: its images are not shown (%s)", run.directory, reason(error))
         return None
     return data

@@ -134,18 +134,22 @@ def more_seeds(out: Path, comparison: Comparison) -> list[str]:
     if len(comparison.configurations) < 2 or pairs is None:
         return []
     best = comparison.configurations[:2]
-    runs = [run for one in best for run in one.runs.values()]
-    seeds, folds = map(set, zip(*(replicate for one in best for replicate in one.runs), strict=True))
+    seeds = {replicate[0] for one in best for replicate in one.runs}
+    folds = set.intersection(*({replicate[1] for replicate in one.runs} for one in best)) or {None}
     first, number = 0, -(-pairs // len(folds))
-    if not any(key_of(o) == "seed" for run in runs for o in run.overrides):
-        # A sweep that named no seed would train its own again.
-        first, number = 1 + max((seed for seed in seeds if isinstance(seed, int)), default=0), number - 1
-    added = f"seed=range({f'{first},' if first else ''}{first + number})"
-    if (out / rundir.SWEEP).is_file() and not (out / rundir.STUDY).exists():
+    resumed = (out / rundir.SWEEP).is_file() and not (out / rundir.STUDY).exists()
+    if not resumed or not any(key_of(o) == "seed" for one in best for run in one.runs.values() for o in run.overrides):
+        # Another sweep, or one that named no seed, would train these again.
+        first = 1 + max((seed for seed in seeds if isinstance(seed, int)), default=0)
+        number = max(1, number - len(seeds))
+    added = [f"seed=range({f'{first},' if first else ''}{first + number})"]
+    if resumed:
         both = _lists(*best) if len(comparison.configurations) > 2 else []
-        return [shlex.join(["python", "train.py", "-m", f"sweep.resume={out}", *both, added])]
+        return [shlex.join(["python", "train.py", "-m", f"sweep.resume={out}", *both, *added])]
+    if folds != {None}:
+        added = [f"data.fold={','.join(map(str, sorted(folds)))}", *added]
     same = [[o for o in next(iter(one.runs.values())).overrides if key_of(o) not in REPLICATES] for one in best]
-    return [shlex.join(["python", "train.py", "-m", *overrides, added]) for overrides in same]
+    return [shlex.join(["python", "train.py", "-m", *overrides, *added]) for overrides in same]
 
 
 def _lists(first: Configuration, second: Configuration) -> list[str]:

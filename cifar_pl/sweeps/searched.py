@@ -1,6 +1,7 @@
 """What a search learnt, for its page: its trials, and how much each parameter mattered."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from cifar_pl.errors import reason
@@ -36,8 +37,9 @@ def read(directory: Path) -> Search | None:
         log_scaled = {key for key in varied if getattr(trials[-1].distributions[key], "log", False)}
         importance = {}
         if len(trials) >= ENOUGH and len(varied) > 1:
-            # Hutter et al. 2014; it has a seed of its own.
-            importance = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=varied)
+            with suppress(RuntimeError):  # all trials are equally good
+                # Hutter et al. 2014; it has a seed of its own.
+                importance = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=varied)
         return Search(rows, log_scaled, study.direction.name[:3].lower(), importance)
     except Exception as error:  # noqa: BLE001 - optuna is missing, or a damaged file, of which SQL raises anything
         log.warning("%s is left out (%s)", path, reason(error))

@@ -113,6 +113,7 @@ function everyMistake(section, mistakes) {
     const number = counts.get(address(chosen)) ?? 0, anchor = document.createElement("a");
     if (!number) return number;
     anchor.href = address(chosen);
+    anchor.addEventListener("click", () => { if (anchor.hash === location.hash) open(); }); // once more
     anchor.append(...element.childNodes);
     element.append(anchor);
     return number;

@@ -26,7 +26,6 @@ from cifar_pl.training.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
-BATCH = 256
 PASSES = 0.085  # of the network, per image and epoch of training: 3 % of its time, of which a pass takes 0.35
 FEW, MOST = 2000, 100_000  # training images that are compared in any case, and that there is memory for
 ALIKE = 0.01  # of the images pass for copies of a stranger's neighbours (CIFAR-10: 0.0001): then none is called a copy
@@ -55,10 +54,10 @@ class Explore(Callback):
         see = partial(features.features, pl_module.network, device=device, autocast=autocast)
         try:
             explored, vectors = explore(see, data, said, trainer.max_epochs or 0, device)
-            files.write_npz(self._path, explored.arrays())
+            files.write_npz(self._path, explored.validated().arrays())
             rows = _said(said["test"], explored.mapped, pl_module.hparams["classes"])
             for board in boards(trainer) if rows else ():
-                _project(board, vectors, data.pixels("test", explored.mapped), rows)
+                _project(board, vectors, _batches(data, "test", explored.mapped), rows)
         except UserError as error:
             log.warning("!! No nearest training images: %s", error)
         except Exception:
@@ -117,17 +116,23 @@ def _copies(data: DataModule, split: str, index: Rows, near: Rows) -> NDArray[np
 
 def _batches(data: DataModule, split: str, index: Rows) -> Iterator[NDArray[np.uint8]]:
     """The images of a split with these indices, (N,) or (N, k), some at a time."""
-    return (data.pixels(split, index[start : start + BATCH]) for start in range(0, len(index), BATCH))
+    size = data.batch_size  # there is memory for that, whatever the size of the images
+    return (data.pixels(split, index[start : start + size]) for start in range(0, len(index), size))
 
 
 def _project(
-    board: TensorBoardLogger, vectors: NDArray[np.float32], images: NDArray[np.uint8], rows: list[list[str]]
+    board: TensorBoardLogger, vectors: NDArray[np.float32], images: Iterable[NDArray[np.uint8]], rows: list[list[str]]
 ) -> None:
-    """Show features, (M, d), in TensorBoard's projector with their images, uint8 (M, H, W, 3), and their `COLUMNS`."""
-    tiles = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
-    tiles = F.interpolate(tiles, (min(SIDE, images.shape[1]),) * 2, mode="area")
+    """Show features, (M, d), in TensorBoard's projector with their images, uint8 (m, H, W, 3), and their `COLUMNS`."""
+    tiles = torch.cat([_small(part) for part in images])
     shutil.rmtree(Path(board.log_dir) / "00000", ignore_errors=True)  # of a resumed run: that of step 0
     board.experiment.add_embedding(vectors.astype(float).round(3), rows, tiles, tag=TAG, metadata_header=COLUMNS)
+
+
+def _small(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Images as the projector takes them: float32 (m, 3, h, w) in [0, 1], h and w at most `SIDE`."""
+    side = min(SIDE, images.shape[1])
+    return F.interpolate(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, (side, side), mode="area")
 
 
 def _said(test: Predictions, index: Rows, classes: Sequence[str]) -> list[list[str]]:

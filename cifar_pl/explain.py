@@ -24,8 +24,6 @@ from cifar_pl.runs import files, rundir
 
 log = logging.getLogger(__name__)
 
-BATCH = 250
-
 
 def main() -> None:
     """Write `gallery.png`, `gallery.csv` and `report.html`, and `robustness.csv` if it is asked for."""
@@ -96,8 +94,7 @@ def _robustness(
     images = data.pixels(split, predictions.index.numpy()[chosen])
 
     def predict(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-        parts = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
-        return torch.cat([run.logits(part).argmax(1) for part in parts]).numpy()
+        return run.logits(torch.from_numpy(pixels).permute(0, 3, 1, 2)).argmax(1).numpy()
 
     for one in corruptions.measure(predict, images, predictions.label.numpy()[chosen]):
         log.info("%s %s: %.2f %% of %d images right", one.what, one.part, 100 * one.accuracy, one.n)

@@ -95,6 +95,15 @@ def test_accuracy_is_counted_under_every_corruption() -> None:
     right = {(one.what, one.part): one.right for one in found}
     assert right["none", "0"] == right["shift", "3"] == len(IMAGES)
     assert right["brightness", "3"] == labels.sum() < len(IMAGES)
+    sizes: list[int] = []
+
+    def first(images: np.ndarray) -> np.ndarray:
+        sizes.append(len(images))
+        return np.zeros(len(images), np.int64)
+
+    many = IMAGES.repeat(50, axis=0)
+    assert [one.n for one in corruptions.measure(first, many, np.zeros(300, np.int64))] == [300] * 25
+    assert sizes == [250, 50] * 25
     low, high = interval(3, 6)
     assert corruptions.row(Slice("fog", "1", 6, 3)) == {
         "corruption": "fog", "strength": "1", "n": 6, "right": 3, "accuracy": 0.5, "low": low, "high": high

@@ -19,6 +19,7 @@ Pixels = NDArray[np.uint8]  # (N, H, W, 3)
 STRENGTHS = (1, 2, 3)
 CLEAN = "none"
 COLUMNS = ("corruption", "strength", "n", "right", "accuracy", "low", "high")
+PART = 250 * 32 * 32  # pixels that are corrupted and classified at once
 FEWEST_CLOUDS = 4  # random values along each side of the fog
 
 
@@ -87,7 +88,7 @@ CORRUPTIONS: Mapping[str, tuple[Callable[..., Pixels], tuple[float, float, float
 }
 
 
-def corrupt(images: Pixels, name: str, strength: int, seed: int = 0) -> Pixels:
+def corrupt(images: Pixels, name: str, strength: int, seed: int | tuple[int, int] = 0) -> Pixels:
     """The images under one of `CORRUPTIONS`, of strength 1, 2 or 3; the same for the same seed."""
     function, strengths = CORRUPTIONS[name]
     return function(images, np.random.default_rng(seed), strengths[STRENGTHS.index(strength)])
@@ -96,13 +97,19 @@ def corrupt(images: Pixels, name: str, strength: int, seed: int = 0) -> Pixels:
 def measure(
     predict: Callable[[Pixels], NDArray[np.int64]], images: Pixels, labels: NDArray[np.int64], seed: int = 0
 ) -> Iterator[Slice]:
-    """The accuracy as the images are, then under each corruption and strength; `predict` gives their classes."""
-    n = len(labels)
-    yield Slice(CLEAN, "0", n, int((predict(images) == labels).sum()))
-    for name in CORRUPTIONS:
-        for strength in STRENGTHS:
-            right = predict(corrupt(images, name, strength, seed)) == labels
-            yield Slice(name, str(strength), n, int(right.sum()))
+    """The accuracy as the images are, then under each corruption and strength; `predict` gives their classes.
+
+    `predict` gets a part of the images at a time. A part has the seed `seed` and its number.
+    """
+    n, size = len(labels), max(1, PART // (images.shape[1] * images.shape[2]))
+    for name, strength in ((CLEAN, 0), *((name, strength) for name in CORRUPTIONS for strength in STRENGTHS)):
+        right = 0
+        for start in range(0, n, size):
+            part = images[start : start + size]
+            if name != CLEAN:
+                part = corrupt(part, name, strength, (seed, start // size))
+            right += int((predict(part) == labels[start : start + size]).sum())
+        yield Slice(name, str(strength), n, right)
 
 
 def row(one: Slice) -> dict[str, Any]:

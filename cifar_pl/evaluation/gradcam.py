@@ -97,7 +97,7 @@ def deletion(
     """How far the probability of a class drops when a quarter of each image is hidden: float32 (N, 2), in [-1, 1].
 
     First for the hottest quarter of its map (Petsiuk et al. 2018, arXiv 1806.07421, in one step), then for a quarter of
-    the same shape elsewhere, the mean over `DRAWS` places: scattered pixels would spoil more of an image than a patch.
+    the same shape at random places, the mean of `DRAWS`: scattered pixels would spoil more of an image than a patch.
     Of equally hot pixels some are taken by chance, always the same. Nothing changes, as in `heat_maps`.
 
     Args:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import common
+from benchmarks import campaign, common
 from benchmarks.common import head, save, table
 from cifar_pl.config.build import build
 from cifar_pl.data.images import Images, Source
@@ -74,8 +74,6 @@ def counted(order: Sequence[int] | NDArray[np.int64], wrong: NDArray[np.bool_]) 
 
 def measure(name: str, labels: NDArray[np.int64], source: Source, args: Any) -> dict[str, Any]:
     """Train the folds on these labels, and count."""
-    from benchmarks import campaign  # here, because it writes records, and records have our tables
-
     folder = args.dir / name / "images"
     if not (folder / "written").exists():
         write_folder(source, labels, folder)

@@ -15,7 +15,6 @@ from typing import Any
 from benchmarks import (
     faults,
     gradcam,
-    human_labels,
     overhead,
     pipeline,
     predict,
@@ -105,7 +104,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gradcam": gradcam.tables,
     "predict": predict.tables,
     "suspects": suspects.tables,
-    "human_labels": human_labels.tables,
     "sweeps": sweeps.tables,
     "faults": faults.tables,
     "rates": rates.tables,

@@ -29,7 +29,7 @@ Scheme = Literal["light", "dark"]
 VIEWS: tuple[tuple[str, int, int, Scheme, str], ...] = (  # name, width, height, section at the top
     ("desk", 1100, 900, "light", ""),
     ("wall", 1100, 560, "light", "mistakes"),
-    ("phone", 390, 844, "dark", "gallery"),
+    ("phone", 390, 844, "dark", "cases"),
     ("map", 1100, 620, "dark", "map"),
     ("labels", 1100, 560, "light", "labels"),
 )

@@ -31,7 +31,6 @@ PAIRS = 5  # most confused
 SUSPECTS = 12  # shown per split; the table beside the page has all
 PARTS = {"test": "test", "val": "training"}  # part of the source to which an index belongs
 MAX_SIDE = 96  # pixels of a picture
-CHUNK = 500  # images that are sliced at once
 MAX_PNG = 400_000  # bytes of the augmentations
 
 
@@ -156,7 +155,8 @@ def _slices(
     if not split:
         return split, [], []
     index, right = predictions[split].index.numpy(), (predictions[split].predicted == predictions[split].label).numpy()
-    parts = (data.pixels(split, index[start : start + CHUNK]) for start in range(0, len(index), CHUNK))
+    size = data.batch_size
+    parts = (data.pixels(split, index[start : start + size]) for start in range(0, len(index), size))
     looks = (slices.fifths(name, values, right) for name, values in slices.looks(parts).items())
     of = explored.neighbours.get(split) if explored else None
     twice = slices.duplicates(np.isin(index, of.index[of.duplicate]), right) if of else []

@@ -31,7 +31,8 @@ def main() -> None:
     first, *others = ask.directories
     typed = ["-m", "cifar_pl.report", *sys.argv[1:]]
     if len(others) == 1 and rundir.is_run(first) and rundir.is_run(others[0]):
-        out = ask.out or first / PAIRED / others[0].resolve().name  # a run has a page with each other
+        other = others[0].resolve()
+        out = ask.out or first.joinpath(PAIRED, other.parent.name, other.name)  # a run has a page with each other
         said, made = pair_page.write(out, pair.find(ask.directories), typed), out / PAIR
     else:
         require(ask.out or not others, "Several directories: say with --out DIR where the page goes.")

@@ -91,7 +91,7 @@ def test_the_page_of_a_pair_by_its_default_place(
     runs: tuple[Path, Path], ask: Ask, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ask(report.main, *runs) == 0
-    text = (runs[0] / "compared/run/pair.html").read_text()
+    text = (runs[0] / "compared/b/run/pair.html").read_text()
     assert "B is 6.96 points above A" in text  # 25 of 359
     assert "0 images are right with A alone, 25 with B alone" in text
     assert EVIL not in text
@@ -101,6 +101,12 @@ def test_the_page_of_a_pair_by_its_default_place(
     assert "Where they differ most" not in text  # the runs have no checkpoints
     assert "329 both right, 0 A alone, 25 B alone, 5 both wrong; p < 0.0001" in capsys.readouterr().out
     assert not list(runs[1].glob("*.html"))
+
+
+def test_runs_of_one_name_in_two_sweeps_have_a_page_each(runs: tuple[Path, Path], make: Make, ask: Ask) -> None:
+    for other in (runs[1], kept(make("c/run", val=0.9, **DIGITS), range(3))):
+        assert ask(report.main, runs[0], other) == 0
+    assert len(list((runs[0] / "compared").rglob("pair.html"))) == 2
 
 
 def test_without_its_images_the_numbers_stay(

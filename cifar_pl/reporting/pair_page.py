@@ -2,12 +2,10 @@
 
 import itertools
 import logging
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -19,7 +17,8 @@ from cifar_pl.evaluation.metrics import difference, mcnemar
 from cifar_pl.evaluation.predictions import SPLITS, Predictions
 from cifar_pl.inference.pair import Pair, Side
 from cifar_pl.reporting import figures, page, sprites, wall
-from cifar_pl.runs import files, rundir
+from cifar_pl.reporting.links import links
+from cifar_pl.runs import files
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class Counts(NamedTuple):
 
     @property
     def chance(self) -> str:
-        """`p` in words."""
+        """The p-value of McNemar's test, in words."""
         return f"p = {self.p:.2g}" if self.p >= 1e-4 else "p < 0.0001"
 
     @property
@@ -118,10 +117,8 @@ def write(out: Path, pair: Pair, arguments: Sequence[str]) -> str:
         shown=shown,
         classes=classes,
         overlay=figures.overlay,
-        place=lambda run: os.path.relpath(run.directory, out),
-        link=lambda run: "./" + quote(os.path.relpath(run.directory / rundir.PAGE, out)),
-        exists=lambda run: (run.directory / rundir.PAGE).is_file(),
         command=shlex.join(["python", *arguments]),
+        **links(out),
         **_walls(pair, split, shown),
     )
     files.write(out / PAGE, text)

@@ -14,7 +14,7 @@ from cifar_pl import report
 from cifar_pl.config import resume
 from cifar_pl.reporting import comparison_page
 from cifar_pl.runs import files, rundir
-from cifar_pl.runs.compare import Comparison, more_seeds
+from cifar_pl.runs.compare import Comparison
 from cifar_pl.runs.record import list_runs
 from tests.conftest import Ask, Make
 from tests.test_pair import DIGITS, EVIL, kept
@@ -185,16 +185,16 @@ def sweep_of(make: Make, tmp_path: Path, gaps: list[float], *typed: str, seeds: 
 
 def test_the_line_to_type_adds_the_seeds_that_the_best_two_lack(make: Make, tmp_path: Path) -> None:
     comparison = sweep_of(make, tmp_path, [0.03, -0.01, 0.02])
-    (line,) = more_seeds(tmp_path, comparison)
+    (line,) = comparison_page.more_seeds(tmp_path, comparison)
     needed = comparison.needed
     assert needed is not None
     assert needed > 3
     program, script, *arguments = shlex.split(line)
     assert (program, script, arguments[0]) == ("python", "train.py", "-m")
     assert arguments[1:] == [
+        f"sweep.resume={tmp_path}",
         "scheduler=good,less",
         "optimizer.lr=0.1",
-        f"sweep.resume={tmp_path}",
         f"seed=range({needed})",
     ]
     parsed = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides(arguments[1:])}
@@ -207,7 +207,7 @@ def test_the_line_resumes_the_sweep_with_what_it_had(make: Make, tmp_path: Path)
     task = ["trainer.max_epochs=3", "scheduler=good,less", "optimizer.lr=0.1,0.2", "seed=0,1,2"]
     overrides: dict[str, Any] = {"hydra": {"overrides": {"task": task, "hydra": []}}}
     files.write_json(tmp_path / rundir.SWEEP, overrides)  # JSON is YAML, too
-    (line,) = more_seeds(tmp_path, comparison)
+    (line,) = comparison_page.more_seeds(tmp_path, comparison)
     expanded = resume.arguments(shlex.split(line)[2:])
     assert expanded[:2] == ["-m", "trainer.max_epochs=3"]
     assert set(expanded[2:5]) == {"scheduler=good,less", "optimizer.lr=0.1", f"seed=range({comparison.needed})"}
@@ -215,54 +215,18 @@ def test_the_line_resumes_the_sweep_with_what_it_had(make: Make, tmp_path: Path)
 
 @pytest.mark.parametrize("gaps", [[0.010, 0.011, 0.012], [0.0, 0.0]], ids=["told apart", "equal"])
 def test_there_is_no_line_where_no_seeds_would_help(make: Make, tmp_path: Path, gaps: list[float]) -> None:
-    assert more_seeds(tmp_path, sweep_of(make, tmp_path, gaps)) == []
+    assert comparison_page.more_seeds(tmp_path, sweep_of(make, tmp_path, gaps)) == []
 
 
 def test_a_sweep_without_seeds_keeps_its_own_and_a_search_tells_each_alone(make: Make, tmp_path: Path) -> None:
     comparison = sweep_of(make, tmp_path, [0.03], seeds=False)
-    (line,) = more_seeds(tmp_path, comparison)
+    (line,) = comparison_page.more_seeds(tmp_path, comparison)
     assert line.endswith("'seed=range(1,3)'")  # seed 0 has run without being named
     (tmp_path / rundir.STUDY).touch()
-    lines = [shlex.split(line) for line in more_seeds(tmp_path, comparison)]
+    lines = [shlex.split(line) for line in comparison_page.more_seeds(tmp_path, comparison)]
     assert [line[2:] for line in lines] == [
         ["-m", f"scheduler={name}", "optimizer.lr=0.1", "seed=range(1,3)"] for name in ("good", "less")
     ]
-
-
-def folds_of(make: Make, tmp_path: Path, *folds: range) -> list[str]:
-    """The arguments to add pairs to the first of two schedules that have these folds."""
-    for name, of in zip(("good", "less"), folds, strict=True):
-        for n in of:
-            make(f"{name}{n}", f"scheduler={name}", f"data.fold={n}", fold=n, val=0.9 + n * n * (name == "good") / 1e3)
-    return shlex.split(more_seeds(tmp_path, Comparison(list_runs([tmp_path])))[0])[3:]
-
-
-def test_the_line_has_the_folds_that_both_have(make: Make, tmp_path: Path) -> None:
-    typed = folds_of(make, tmp_path, range(5), range(1, 3))  # gaps of two pairs: 0.1 and 0.4 points
-    needed = Comparison(list_runs([tmp_path])).needed
-    assert needed is not None
-    assert needed > 2
-    assert typed == ["scheduler=good", "data.fold=1,2", f"seed=range(1,{1 + -(-(needed - 2) // 2)})"]
-
-
-def test_without_a_fold_in_common_the_line_has_all_and_a_seed(make: Make, tmp_path: Path) -> None:
-    typed = folds_of(make, tmp_path, range(2, 4), range(2))
-    assert typed == ["scheduler=good", "data.fold=0,1,2,3", "seed=range(1,2)"]
-
-
-@pytest.mark.parametrize(
-    "less", [["scheduler=less", "optimizer.lr=0.2"], ["scheduler=less"]], ids=["two", "other keys"]
-)
-def test_two_that_differ_in_more_than_one_setting_have_a_line_each(make: Make, tmp_path: Path, less: list[str]) -> None:
-    files.write(tmp_path / rundir.SWEEP, "")
-    good = ["scheduler=good", "optimizer.lr=0.1"]
-    make("0", *good, "seed=0", val=0.9)
-    make("1", *less, "seed=0", val=0.8)
-    lines = more_seeds(tmp_path, Comparison(list_runs([tmp_path])))
-    added = [f"sweep.resume={tmp_path}", "seed=range(3)"] if len(less) > 1 else ["seed=range(1,3)"]
-    assert [shlex.split(line)[3:] for line in lines] == [[*good, *added], [*less, *added]]
-    assert "every combination" in page_of(tmp_path)
-    assert ("and <code>--out</code>" in page_of(tmp_path)) == (len(less) == 1)
 
 
 def test_every_run_failed(make: Make, tmp_path: Path) -> None:

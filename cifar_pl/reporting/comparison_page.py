@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,16 +15,17 @@ from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.inference import kept
 from cifar_pl.inference.kept import Votes
 from cifar_pl.reporting import comparison_figures, figures, page, sprites, wall
-from cifar_pl.reporting.links import links
-from cifar_pl.runs import files
-from cifar_pl.runs.compare import Comparison, more_seeds
+from cifar_pl.runs import files, rundir
+from cifar_pl.runs.compare import Comparison, Configuration
 from cifar_pl.runs.monitors import TEST_SELECTED
 from cifar_pl.runs.overrides import key_of
+from cifar_pl.runs.record import REPLICATES
 from cifar_pl.runs.seeds import Spread, front
 
 TABLE, PAGE = "sweep.csv", "sweep.html"
 SHOWN = 20  # configurations in the table at the end, and at once on the page; all of them are in the files
 WALL = 100  # images on a wall
+FIRST = 3  # seeds for a first difference with an interval
 FIGURES = ("mean", "std", "low", "high")
 ACCURACIES = tuple(f"{split}_acc_{figure}" for split in SPLITS for figure in FIGURES)
 COLUMNS = ("status", "configuration", "n", *ACCURACIES, "lr", "seconds", "runs", "error")
@@ -55,8 +57,10 @@ def write(out: Path, comparison: Comparison, arguments: Sequence[str], search: S
         votes=votes,
         wall=_wall(votes) if votes and len(votes.runs) > 1 else None,
         versions=sorted({run.code for run in comparison.runs}),
+        place=lambda run: os.path.relpath(run.directory, out),
+        link=lambda run: "./" + quote(os.path.relpath(run.directory / rundir.PAGE, out)),
+        exists=lambda run: (run.directory / rundir.PAGE).is_file(),
         command=shlex.join(["python", *arguments]),
-        **links(out),
     )
     files.write(out / PAGE, text)
 
@@ -118,6 +122,42 @@ def _charts(comparison: Comparison, search: Search | None) -> dict[str, Figure]:
     if search:
         charts["search"] = comparison_figures.parallel(search.rows, search.log, search.better)
     return charts
+
+
+def more_seeds(out: Path, comparison: Comparison) -> list[str]:
+    """The command lines that would tell the best two apart: one that resumes the sweep in `out`, else one for each.
+
+    None if they are told apart, or if it would take too many.
+    """
+    gap = comparison.differences.get(comparison.judge)
+    pairs = comparison.needed if gap else FIRST
+    if len(comparison.configurations) < 2 or pairs is None:
+        return []
+    best = comparison.configurations[:2]
+    seeds = {replicate[0] for one in best for replicate in one.runs}
+    folds = set.intersection(*({replicate[1] for replicate in one.runs} for one in best)) or {None}
+    first, number = 0, -(-pairs // len(folds))
+    resumed = (out / rundir.SWEEP).is_file() and not (out / rundir.STUDY).exists()
+    if not resumed or not any(key_of(o) == "seed" for one in best for run in one.runs.values() for o in run.overrides):
+        # Another sweep, or one that named no seed, would train these again.
+        first = 1 + max((seed for seed in seeds if isinstance(seed, int)), default=0)
+        number = max(1, number - len(seeds))
+    added = [f"seed=range({f'{first},' if first else ''}{first + number})"]
+    if resumed:
+        both = _lists(*best) if len(comparison.configurations) > 2 else []
+        return [shlex.join(["python", "train.py", "-m", f"sweep.resume={out}", *both, *added])]
+    if folds != {None}:
+        added = [f"data.fold={','.join(map(str, sorted(folds)))}", *added]
+    same = [[o for o in next(iter(one.runs.values())).overrides if key_of(o) not in REPLICATES] for one in best]
+    return [shlex.join(["python", "train.py", "-m", *overrides, *added]) for overrides in same]
+
+
+def _lists(first: Configuration, second: Configuration) -> list[str]:
+    """Overrides of a sweep over these two alone, or nothing if their keys differ."""
+    if [*map(key_of, first.overrides)] != [*map(key_of, second.overrides)]:
+        return []
+    pairs = zip(first.overrides, second.overrides, strict=True)
+    return [a if a == b else f"{a},{b.partition('=')[2]}" for a, b in pairs]
 
 
 def _wall(votes: Votes) -> dict[str, Any] | None:

@@ -1,15 +1,12 @@
 """Runs grouped into configurations over their seeds, best first, and the best two compared."""
 
 import re
-import shlex
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from cifar_pl.runs import rundir
 from cifar_pl.runs.overrides import key_of
 from cifar_pl.runs.record import REPLICATES, Record
 from cifar_pl.runs.seeds import MOST, Spread, chances, pairs_needed, spread
@@ -18,7 +15,6 @@ from cifar_pl.runs.seeds import MOST, Spread, chances, pairs_needed, spread
 APART = re.compile(
     r"(^|\.)(seed|fold|num_workers)$|^(run_dir|resume)$|^(sweep|logger|datamodule|callbacks\.dashboard)(\.|$)"
 )
-FIRST = 3  # pairs for a first difference with an interval
 ROOTS = ("data.root", "data.source.root")
 
 
@@ -125,40 +121,6 @@ class Comparison:
         many = f"{self.needed} pairs tell" if self.needed else f"more than {MOST} pairs are needed to tell"
         hint = "" if told else f" If that is the true difference, {many} them apart in four of five attempts."
         return f"Best and second best are {result}{hint}"
-
-
-def more_seeds(out: Path, comparison: Comparison) -> list[str]:
-    """The command lines that would tell the best two apart; they resume the sweep in `out` if it can run these alone.
-
-    One for both if a single setting differs, else one for each: lists would train every combination. None if the two
-    are told apart or typed alike, if it would take too many, or if only one of them is of folds.
-    """
-    pairs = comparison.needed if comparison.judge in comparison.differences else FIRST
-    if len(comparison.configurations) < 2 or pairs is None:
-        return []
-    first, second = (one.runs for one in comparison.configurations[:2])
-    a, b = ([o for o in next(iter(r.values())).overrides if key_of(o) not in REPLICATES] for r in (first, second))
-    both = first.keys() & second.keys()
-    folds = {fold for _, fold in both} or {fold for _, fold in (*first, *second)}
-    if a == b or (None in folds and len(folds) > 1):
-        return []
-    start, number = 0, -(-pairs // len(folds))
-    alike = [*map(key_of, a)] == [*map(key_of, b)]
-    resumed = alike and (out / rundir.SWEEP).is_file() and not (out / rundir.STUDY).exists()
-    runs = [*first.values(), *second.values()]
-    typed = {key_of(o) for run in runs for o in run.overrides}
-    if not resumed or "seed" not in typed or (None not in folds and "data.fold" not in typed):
-        # Another sweep, or one that did not name them, would train these again.
-        start = 1 + max((seed for seed, _ in (*first, *second) if isinstance(seed, int)), default=0)
-        number = max(1, -(-(pairs - len(both)) // len(folds)))
-    added = [] if None in folds else [f"data.fold={','.join(map(str, sorted(folds)))}"]
-    added.append(f"seed=range({f'{start},' if start else ''}{start + number})")
-    lines = [a, b]
-    if resumed:
-        added = [f"sweep.resume={out}", *added]
-        if sum(map(str.__ne__, a, b)) == 1:
-            lines = [[x if x == y else f"{x},{y.partition('=')[2]}" for x, y in zip(a, b, strict=True)]]
-    return [shlex.join(["python", "train.py", "-m", *overrides, *added]) for overrides in lines]
 
 
 def _configured(overrides: tuple[str, ...], runs: Mapping[tuple[Any, ...], Record]) -> Configuration:

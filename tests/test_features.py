@@ -342,6 +342,15 @@ def test_few_images_have_neighbours_and_no_map(tiny_network: nn.Module, tiny_sou
     assert not (tmp_path / "projector_config.pbtxt").exists()
 
 
+def test_test_images_that_are_all_the_same_have_no_map(
+    tiny_network: nn.Module, tiny_source: Source, tmp_path: Path
+) -> None:
+    same = Images(tiny_source.test.pixels[:1].repeat(30, 0), tiny_source.test.labels)
+    ran(Source(tiny_source.train, same, tiny_source.classes), tiny_network, tmp_path, Explore(tmp_path))
+    found = Explored.load(tmp_path / "explored.npz")
+    assert (found.neighbours["test"].near.shape, found.mapped.shape) == ((30, 3), (0,))
+
+
 def test_a_network_that_is_blind_leaves_no_file_and_says_so(
     tiny_network: nn.Module, tiny_source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

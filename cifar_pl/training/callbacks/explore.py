@@ -102,9 +102,10 @@ def explore(
         neighbours[split] = Neighbours(index, near, similarity, _copies(data, split, index, near) & distinct)
     test = said["test"]
     mapped = features.chosen(test.label.numpy(), (test.predicted != test.label).numpy())
-    if len(mapped) < features.FEWEST:
+    shown = seen["test"][mapped]
+    if len(mapped) < features.FEWEST or bool((shown == shown[0]).all()):  # of equal ones t-SNE ends the process
         return Explored(neighbours, len(train), mapped[:0], np.zeros((0, 2), np.float32)), np.zeros((0, 0), np.float32)
-    vectors = features.reduced(seen["test"][mapped])
+    vectors = features.reduced(shown)
     return Explored(neighbours, len(train), rows["test"][mapped], features.layout(vectors)), vectors
 
 

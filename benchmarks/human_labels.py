@@ -1,4 +1,4 @@
-"""How many of the training labels that the folds' networks doubt are really wrong, with labels that people gave.
+"""How many of the training labels that the folds' networks doubt are really wrong, with labels given by people.
 
 `python -m benchmarks.human_labels LABELS.npz [--names NAME...] [--folds K] [--dir DIR] [--out FILE] [override ...]`
 

@@ -33,14 +33,14 @@ def main() -> None:
     if len(others) == 1 and rundir.is_run(first) and rundir.is_run(others[0]):
         other = others[0].resolve()
         out = ask.out or first.joinpath(PAIRED, other.parent.name, other.name)  # a run has a page with each other
-        said, made = pair_page.write(out, pair.find(ask.directories), typed), out / PAIR
+        text, made = pair_page.write(out, pair.find(ask.directories), typed), out / PAIR
     else:
         require(ask.out or not others, "Several directories: say with --out DIR where the page goes.")
         out = ask.out or first
         comparison = Comparison(list_runs(ask.directories))
         comparison_page.write(out, comparison, typed, searched.read(first) if not others else None)
-        said, made = comparison_page.text(comparison), out / PAGE
-    sys.stdout.write(said + "\n")
+        text, made = comparison_page.text(comparison), out / PAGE
+    sys.stdout.write(text + "\n")
     log.info("Look at: %s", made)
 
 

@@ -1,7 +1,7 @@
 """Split once, hand out batches of uint8 images."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -122,6 +122,11 @@ class DataModule(LightningDataModule):
     def pixels(self, split: str, index: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """The original images of a batch's `index`: uint8 (N, H, W, 3)."""
         return self._sets[split].images.pixels[index]
+
+    def parts(self, split: str, index: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        """The `pixels` of an `index`, (N,) or (N, k), a batch at a time: there is memory for that, however large."""
+        size = self.batch_size
+        return (self.pixels(split, index[start : start + size]) for start in range(0, len(index), size))
 
     def labels(self, split: str) -> NDArray[np.int64]:
         """All labels that a batch's `index` points into: int64 (N,)."""

@@ -60,7 +60,7 @@ def advise(
         own = []
     schedule = length(own, images["val"], again)
     found = [held_out(images, selected, again), fit(own, images["val"], config, again, schedule is not None)]
-    if finder and not config["lr_finder"].get("optimizer"):  # another optimizer bears other rates
+    if finder and not config["lr_finder"].get("optimizer"):  # another optimizer needs other rates
         found += [rate(finder, again)]
     found += [schedule]
     if split in predictions and not selected:

@@ -77,6 +77,12 @@ def select(
     return _cases(predictions, chosen[:number])
 
 
+def of(predictions: Predictions, index: Sequence[int]) -> list[Case]:
+    """The images with these indices, in the order of the predictions."""
+    chosen = torch.isin(predictions.index, torch.tensor(index, dtype=torch.int64))
+    return _cases(predictions, chosen.nonzero().flatten())
+
+
 def suspects(predictions: Predictions) -> list[Case]:
     """Images whose given label is probably wrong, the least likely label first.
 

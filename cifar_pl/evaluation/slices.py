@@ -53,12 +53,12 @@ def looks(batches: Iterable[NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]
 
 
 def fifths(what: str, values: NDArray[np.floating], right: NDArray[np.bool_]) -> list[Slice]:
-    """N images in fifths by their `values`, the lowest first; none if equal values would be torn apart.
+    """N images in fifths by their `values`, the lowest first; none if equal values would be split.
 
     `values` and `right` are (N,). A part is named by its lowest and highest.
     """
     parts = np.array_split(np.argsort(values, kind="stable"), FIFTHS)
-    # Equal values would be parted by the order of the data, which may be that of the classes.
+    # Equal values would be split by the order of the data, which may be by class.
     if len(values) < FIFTHS or any(values[a[-1]] == values[b[0]] for a, b in pairwise(parts)):
         return []
     spans = (f"{values[rows[0]]:.2g} to {values[rows[-1]]:.2g}" for rows in parts)

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,6 +14,7 @@ from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.inference import kept
 from cifar_pl.inference.kept import Votes
 from cifar_pl.reporting import comparison_figures, figures, page, sprites, wall
+from cifar_pl.reporting.links import links
 from cifar_pl.runs import files, rundir
 from cifar_pl.runs.compare import Comparison, Configuration
 from cifar_pl.runs.monitors import TEST_SELECTED
@@ -57,10 +57,8 @@ def write(out: Path, comparison: Comparison, arguments: Sequence[str], search: S
         votes=votes,
         wall=_wall(votes) if votes and len(votes.runs) > 1 else None,
         versions=sorted({run.code for run in comparison.runs}),
-        place=lambda run: os.path.relpath(run.directory, out),
-        link=lambda run: "./" + quote(os.path.relpath(run.directory / rundir.PAGE, out)),
-        exists=lambda run: (run.directory / rundir.PAGE).is_file(),
         command=shlex.join(["python", *arguments]),
+        **links(out),
     )
     files.write(out / PAGE, text)
 
@@ -166,11 +164,11 @@ def _wall(votes: Votes) -> dict[str, Any] | None:
     if not len(rows) or (data := kept.images(votes.runs[0], votes.split, votes.index, votes.label)) is None:
         return None
     classes, shown = data.load().classes, rows[:WALL]
-    said = votes.counts[shown].argmax(1).tolist()
+    predicted = votes.counts[shown].argmax(1).tolist()
     texts = [
         f"{wall.name(data, votes.split, votes.index[row])}, {classes[votes.label[row]]}: "
         f"{votes.counts[row, one]} of {len(votes.runs)} say {classes[one]}"
-        for row, one in zip(shown.tolist(), said, strict=True)
+        for row, one in zip(shown.tolist(), predicted, strict=True)
     ]
     sheet = sprites.sheet(data.pixels(votes.split, votes.index[shown]))
     return {"sheet": sheet, "tiles": list(enumerate(texts)), "total": len(rows)}

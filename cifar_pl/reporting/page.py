@@ -155,9 +155,7 @@ def _slices(
     if not split:
         return split, [], []
     index, right = predictions[split].index.numpy(), (predictions[split].predicted == predictions[split].label).numpy()
-    size = data.batch_size
-    parts = (data.pixels(split, index[start : start + size]) for start in range(0, len(index), size))
-    looks = (slices.fifths(name, values, right) for name, values in slices.looks(parts).items())
+    looks = (slices.fifths(name, values, right) for name, values in slices.looks(data.parts(split, index)).items())
     of = explored.neighbours.get(split) if explored else None
     twice = slices.duplicates(np.isin(index, of.index[of.duplicate]), right) if of else []
     return split, list(filter(None, looks)), twice

@@ -87,13 +87,13 @@ class Compared:
         rows = np.flatnonzero(self.predicted[0] != self.predicted[1])
         return rows[np.argsort(-self.apart[rows], kind="stable")][:EXPLAINED]
 
-    def said(self, row: int, classes: Sequence[str]) -> list[str]:
-        """What each network predicts for an image, with its probability."""
+    def verdicts(self, row: int, classes: Sequence[str]) -> list[str]:
+        """Each network's prediction for an image, with its probability."""
         return [f"{classes[c]} {p[row, c]:.0%}" for c, p in zip(self.predicted[:, row].tolist(), self.p, strict=True)]
 
     def text(self, row: int, classes: Sequence[str]) -> str:
         """The class of an image and what they predict."""
-        a, b = self.said(row, classes)
+        a, b = self.verdicts(row, classes)
         return f"{classes[self.label[row]]}: A says {a}, B {b}"
 
 

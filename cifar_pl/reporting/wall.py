@@ -33,13 +33,11 @@ def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: 
     mistakes = len(images)
     spots: list[tuple[int, float, float]] = []
     if explored is not None and "test" in predictions:
-        test = predictions["test"]
-        known = {case.index: case for of in (True, False) for case in cases.select(test, len(test.label), of)}
+        shown = {case.index for split, case in images if split == "test"}
+        others = [index for index in explored.mapped.tolist() if index not in shown]
+        images += [("test", case) for case in cases.of(predictions["test"], others)]
         tiles = {case.index: n for n, (split, case) in enumerate(images) if split == "test"}
         for index, place in zip(explored.mapped.tolist(), explored.place.tolist(), strict=True):
-            if index not in tiles:
-                tiles[index] = len(images)
-                images.append(("test", known[index]))
             spots.append((tiles[index], *(round(x, 4) for x in place)))
     classes = data.load().classes
     pixels = (data.pixels(split, [case.index])[0] for split, case in images)

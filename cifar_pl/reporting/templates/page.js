@@ -41,9 +41,9 @@ const percent = p => p === null ? "n/a" : (100 * p).toFixed(1) + "%";
 const images = (data?.images ?? []).map(([split, name, label, predicted, p, loss, bin], n) => {
   const where = data.splits.length > 1 ? ` (${split === "val" ? "validation" : split})` : "";
   const is = `${name}${where}: ${data.classes[label]} ${percent(loss === null ? null : Math.exp(-loss))}`;
-  const said = label === predicted ? "right" : `taken for ${data.classes[predicted]} ${percent(p)}`;
+  const verdict = label === predicted ? "right" : `taken for ${data.classes[predicted]} ${percent(p)}`;
   const place = `--column:${n % data.columns};--row:${Math.floor(n / data.columns)}`;
-  return {split, label, predicted, loss, bin, place, text: `${is}, ${said}`};
+  return {split, label, predicted, loss, bin, place, text: `${is}, ${verdict}`};
 });
 
 // ---- Every mistake: the form and the address say which of them are shown.

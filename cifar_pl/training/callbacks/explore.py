@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -48,16 +48,16 @@ class Explore(Callback):
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         self._path.unlink(missing_ok=True)  # an older one of a resumed run
-        data, said = data_of(trainer), pl_module.predictions
-        said = {split: said[split] for split in said if split == "test" or not data.test_selected}
+        data = data_of(trainer)
+        kept = {s: p for s, p in pl_module.predictions.items() if s == "test" or not data.test_selected}
         autocast, device = trainer.precision_plugin.forward_context, trainer.strategy.root_device
         see = partial(features.features, pl_module.network, device=device, autocast=autocast)
         try:
-            explored, vectors = explore(see, data, said, trainer.max_epochs or 0, device)
+            explored, vectors = explore(see, data, kept, trainer.max_epochs or 0, device)
             files.write_npz(self._path, explored.validated().arrays())
-            rows = _said(said["test"], explored.mapped, pl_module.hparams["classes"])
+            rows = _table(kept["test"], explored.mapped, pl_module.hparams["classes"])
             for board in boards(trainer) if rows else ():
-                _project(board, vectors, _batches(data, "test", explored.mapped), rows)
+                _project(board, vectors, data.parts("test", explored.mapped), rows)
         except UserError as error:
             log.warning("!! No nearest training images: %s", error)
         except Exception:
@@ -72,7 +72,7 @@ def compared(train: int, others: int, epochs: int) -> int:
 def explore(
     see: Callable[[Iterable[NDArray[np.uint8]]], torch.Tensor],
     data: DataModule,
-    said: Mapping[str, Predictions],
+    predictions: Mapping[str, Predictions],
     epochs: int,
     device: torch.device | str = "cpu",
 ) -> tuple[Explored, NDArray[np.float32]]:
@@ -81,18 +81,18 @@ def explore(
     Args:
         see: `features` of a network.
         data: The run's images.
-        said: Predictions by split.
+        predictions: By split.
         epochs: Of the run.
         device: Where features are compared.
     """
-    rows = {split: predictions.index.numpy() for split, predictions in said.items()}
+    rows = {split: of.index.numpy() for split, of in predictions.items()}
     train = data.rows("train")
     number = compared(len(train), sum(map(len, rows.values())), epochs)
     train = train[features.sample(data.labels("train")[train], number)]
     log.info("Looking for the nearest of %d training images", len(train))
-    bank = see(_batches(data, "train", train))
+    bank = see(data.parts("train", train))
     require(bool((bank != bank[0]).any()), "all of them are the same to the network.")
-    seen = {split: see(_batches(data, split, index)) for split, index in rows.items()}
+    seen = {split: see(data.parts(split, index)) for split, index in rows.items()}
     neighbours = {}
     for split, index in rows.items():
         near, similarity = features.nearest(seen[split], bank, device=device)
@@ -100,7 +100,7 @@ def explore(
         strangers = np.roll(near, len(near) // 2, axis=0)
         distinct = _copies(data, split, index, strangers).mean() < ALIKE
         neighbours[split] = Neighbours(index, near, similarity, _copies(data, split, index, near) & distinct)
-    test = said["test"]
+    test = predictions["test"]
     mapped = features.chosen(test.label.numpy(), (test.predicted != test.label).numpy())
     shown = seen["test"][mapped]
     if len(mapped) < features.FEWEST or bool((shown == shown[0]).all()):  # of equal ones t-SNE ends the process
@@ -111,14 +111,8 @@ def explore(
 
 def _copies(data: DataModule, split: str, index: Rows, near: Rows) -> NDArray[np.bool_]:
     """Whether each of a split's images, (N,), is a copy of one of these training images, (N, k): bool (N,)."""
-    pairs = zip(_batches(data, split, index), _batches(data, "train", near), strict=True)
+    pairs = zip(data.parts(split, index), data.parts("train", near), strict=True)
     return np.concatenate([features.duplicates(images, others) for images, others in pairs])
-
-
-def _batches(data: DataModule, split: str, index: Rows) -> Iterator[NDArray[np.uint8]]:
-    """The images of a split with these indices, (N,) or (N, k), some at a time."""
-    size = data.batch_size  # there is memory for that, whatever the size of the images
-    return (data.pixels(split, index[start : start + size]) for start in range(0, len(index), size))
 
 
 def _project(
@@ -136,7 +130,7 @@ def _small(images: NDArray[np.uint8]) -> torch.Tensor:
     return F.interpolate(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, (side, side), mode="area")
 
 
-def _said(test: Predictions, index: Rows, classes: Sequence[str]) -> list[list[str]]:
+def _table(test: Predictions, index: Rows, classes: Sequence[str]) -> list[list[str]]:
     """A row of `COLUMNS` for each of these test images."""
     at, names = np.searchsorted(test.index.numpy(), index), [" ".join(name.split()) for name in classes]  # no tabs
     pairs = zip(test.label[at].tolist(), test.predicted[at].tolist(), strict=True)

@@ -75,6 +75,11 @@ def test_hydra_stops_at_the_door(name: str) -> None:
     assert not {module for module in reached if HYDRA & {part.partition(".")[0] for part in IMPORTS[module]}}
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "reporting/templates").iterdir()), ids=lambda path: path.name)
+def test_templates_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= (250 if path.suffix == ".js" else 200)
+
+
 def test_folders_are_small() -> None:
     for folder in {path.parent for path in MODULES.values()}:
         files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]

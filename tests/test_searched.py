@@ -57,6 +57,13 @@ def test_few_trials_have_no_importance_and_no_trials_no_section(tmp_path: Path) 
     assert searched.read(tmp_path / "new") is None
 
 
+def test_equally_good_trials_have_no_importance_but_are_shown(tmp_path: Path) -> None:
+    search(tmp_path, searched.ENOUGH, lambda lr: 0.9)
+    found = searched.read(tmp_path)
+    assert found is not None
+    assert (found.importance, len(found.rows)) == ({}, searched.ENOUGH)
+
+
 def test_a_damaged_study_is_left_out_and_the_page_is_made(
     make: Make, tmp_path: Path, ask: Ask, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -161,14 +161,17 @@ def _lists(first: Configuration, second: Configuration) -> list[str]:
 def _wall(votes: Votes) -> dict[str, Any] | None:
     """The images that every run gets wrong, those first of which most runs say the same; None without any."""
     rows = votes.all_wrong()
-    if not len(rows) or (data := kept.images(votes.runs[0], votes.split, votes.index, votes.label)) is None:
+    if not len(rows):
         return None
-    classes, shown = data.load().classes, rows[:WALL]
-    predicted = votes.counts[shown].argmax(1).tolist()
+    classes = votes.counts.shape[1]
+    if (data := kept.images(votes.runs[0], votes.split, votes.index, votes.label, classes)) is None:
+        return None
+    names, shown = data.load().classes, rows[:WALL]
+    said = votes.counts[shown].argmax(1).tolist()
     texts = [
-        f"{wall.name(data, votes.split, votes.index[row])}, {classes[votes.label[row]]}: "
-        f"{votes.counts[row, one]} of {len(votes.runs)} say {classes[one]}"
-        for row, one in zip(shown.tolist(), predicted, strict=True)
+        f"{wall.name(data, votes.split, votes.index[row])}, {names[votes.label[row]]}: "
+        f"{votes.counts[row, one]} of {len(votes.runs)} say {names[one]}"
+        for row, one in zip(shown.tolist(), said, strict=True)
     ]
     sheet = sprites.sheet(data.pixels(votes.split, votes.index[shown]))
     return {"sheet": sheet, "tiles": list(enumerate(texts)), "total": len(rows)}

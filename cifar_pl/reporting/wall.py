@@ -33,8 +33,8 @@ def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: 
     mistakes = len(images)
     spots: list[tuple[int, float, float]] = []
     if explored is not None and "test" in predictions:
-        shown = {case.index for split, case in images if split == "test"}
-        others = [index for index in explored.mapped.tolist() if index not in shown]
+        there = {case.index for split, case in images if split == "test"}
+        others = [index for index in explored.mapped.tolist() if index not in there]
         images += [("test", case) for case in cases.of(predictions["test"], others)]
         tiles = {case.index: n for n, (split, case) in enumerate(images) if split == "test"}
         for index, place in zip(explored.mapped.tolist(), explored.place.tolist(), strict=True):
@@ -48,6 +48,7 @@ def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: 
         "splits": [split for split in reversed(SPLITS) if split in predictions],  # the first unless one is asked for
         "columns": sheet.columns if sheet else 0,
         "mistakes": mistakes,
+        "total": len(wrong),
         "images": [_row(split, case, name(data, split, case.index), bins[split][case.index]) for split, case in images],
         "map": spots,
     }

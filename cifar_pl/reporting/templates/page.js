@@ -87,7 +87,9 @@ function everyMistake(section, mistakes) {
     waiting = mistakes.filter(image => fits("split", image.split) && fits("true", image.label)
       && fits("predicted", image.predicted) && fits("bin", image.bin));
     if (chosen.sort === "loss") waiting.sort((a, b) => b.loss - a.loss);
-    one("output", form).textContent = `${waiting.length} of ${mistakes.length} mistakes`;
+    const cut = data.total > mistakes.length;
+    one("output", form).textContent = `${waiting.length} of ${mistakes.length} `
+      + (cut ? `shown mistakes; there are ${data.total} in all` : "mistakes");
     one(".detail", section).hidden = true;
     list.replaceChildren();
     more();

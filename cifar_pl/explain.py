@@ -14,11 +14,11 @@ from cifar_pl.cli import command
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import nearest, require
 from cifar_pl.evaluation import cases, corruptions, gallery
-from cifar_pl.evaluation.features import Explored
 from cifar_pl.evaluation.gradcam import METHODS
 from cifar_pl.evaluation.predictions import SPLITS, Predictions
 from cifar_pl.evaluation.slices import Slice
 from cifar_pl.inference import copies, saved
+from cifar_pl.inference.kept import explored
 from cifar_pl.reporting import figures, page
 from cifar_pl.runs import files, rundir
 
@@ -77,9 +77,8 @@ def main() -> None:
         figures.warn(figure)
     files.write(out / "gallery.png", figures.png(figure))
     files.write_csv(out / "gallery.csv", cases.COLUMNS, cases.rows(chosen, run.classes))
-    known = run.directory / rundir.EXPLORED  # by the weights that the run tested
-    explored = Explored.load(known) if run.tested and known.exists() else None
-    page.write(run.directory, out / rundir.PAGE, run.facts, predictions, data, shown, explored, robust)
+    known = explored(run.directory, data) if run.tested else None  # it is by the weights that the run tested
+    page.write(run.directory, out / rundir.PAGE, run.facts, predictions, data, shown, known, robust)
     log.info("%s: %s", out, title)
     if ask.copy_to:
         copies.write(ask.copy_to, split, found, data)

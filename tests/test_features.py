@@ -212,7 +212,7 @@ def test_the_smallest_map() -> None:
 def explored(n: int = 4) -> Explored:
     index = np.arange(n)
     of = Neighbours(index, np.tile(index[:3], (n, 1)), np.full((n, 3), 0.5, np.float32), index % 2 == 0)
-    return Explored({"val": of, "test": of}, 100, index[:2], np.array([[0, 1], [1, 0]], np.float32))
+    return Explored({"val": of, "test": of}, 100, index[:2], np.array([[0, 1], [1, 0]], np.float32), 100)
 
 
 def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
     files.write_npz(tmp_path / "explored.npz", written.arrays())
     read = Explored.load(tmp_path / "explored.npz")
     assert set(read.neighbours) == {"test", "val"}
-    assert read.compared == 100
+    assert (read.compared, read.train) == (100, 100)
     for one, other in zip(written.neighbours["val"], read.neighbours["val"], strict=True):
         assert (one.dtype, one.tolist()) == (other.dtype, other.tolist())
     assert (read.mapped.tolist(), read.place.tolist()) == (written.mapped.tolist(), written.place.tolist())
@@ -234,6 +234,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         "test_similarity": good["test_similarity"].astype(float),
         "place": good["place"] + 1,
         "mapped": good["mapped"][:1],
+        "train": 2,  # images; some of the nearest are not among them
     }.items():
         files.write_npz(path, {**good, name: value})
         with pytest.raises(UserError, match=r"explored.npz cannot be used.*damaged"):
@@ -289,6 +290,7 @@ def test_what_a_run_leaves(tiny_network: nn.Module, tiny_source: Source, tmp_pat
     found = Explored.load(tmp_path / "explored.npz")
     train = data.rows("train")
     assert found.compared == len(train) == 75
+    assert found.train == len(tiny_source.train)
     pixels = {split: tiny_source.test.pixels if split == "test" else tiny_source.train.pixels for split in said}
     bank = features.features(tiny_network, [tiny_source.train.pixels[train]])
     for split in ("val", "test"):

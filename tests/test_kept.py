@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from cifar_pl.evaluation.features import Explored
 from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.inference import kept
 from cifar_pl.runs import files, rundir
 from cifar_pl.runs.record import Record, read
 from tests.conftest import Make
+from tests.test_page import images
 
 LABEL = torch.tensor([0, 0, 1, 1, 2])
 
@@ -85,3 +87,19 @@ def test_the_validation_of_a_test_selected_run_is_none(make: Make) -> None:
     run = make("a", val=0.9, test_selected=True)
     keep(run, sure(0, 0, 1, 1, 2), "val")
     assert kept.predictions(read(run), "val") is None
+
+
+def test_a_map_of_other_images_or_a_damaged_one_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = images()  # 60 for training and for the test
+    assert kept.explored(tmp_path, data) is None
+    assert not caplog.text
+    place = np.zeros((2, 2), np.float32)
+    for train, mapped, fits in ((60, [0, 59], True), (61, [0, 59], False), (60, [0, 60], False)):
+        found = Explored({}, 0, np.array(mapped), place, train)
+        files.write_npz(tmp_path / rundir.EXPLORED, found.arrays())
+        caplog.clear()
+        assert (kept.explored(tmp_path, data) is not None) == fits
+        assert ("is of other images" in caplog.text) != fits
+    (tmp_path / rundir.EXPLORED).write_bytes(b"PK")
+    assert kept.explored(tmp_path, data) is None
+    assert "damaged" in caplog.text

@@ -139,7 +139,7 @@ def neighbours(n: int) -> Neighbours:
 def test_a_mistake_stands_beside_the_nearest_training_images(tmp_path: Path) -> None:
     predictions = small_run(tmp_path)
     examples = gallery(select(predictions, 4), GREY)
-    explored = Explored({"val": neighbours(60)}, 51, np.arange(0), np.zeros((0, 2), np.float32))
+    explored = Explored({"val": neighbours(60)}, 51, np.arange(0), np.zeros((0, 2), np.float32), 60)
     page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": predictions}, images(), examples, explored)
     text = (tmp_path / "report.html").read_text()
     for case in examples.cases:
@@ -185,7 +185,7 @@ def test_photographs_do_not_make_the_page_large(tmp_path: Path) -> None:
     photograph = Image.open(Path(sklearn.datasets.__file__).parent / "images/china.jpg").crop((0, 0, 224, 224))
     many = np.stack([np.asarray(photograph)] * 60)
     examples = gallery(select(predictions, 25), many)
-    near = Explored({"val": neighbours(60)}, 60, np.arange(60), np.zeros((60, 2), np.float32))
+    near = Explored({"val": neighbours(60)}, 60, np.arange(60), np.zeros((60, 2), np.float32), 60)
     files.write(tmp_path / "figures/augmentations.png", figures.png(figures.augmentations(many[:8], [many[:8]] * 8)))
     page.write(tmp_path, tmp_path / "report.html", FACTS, {"val": predictions}, images(pixels=many), examples, near)
     assert (tmp_path / "report.html").stat().st_size < MOST

@@ -42,6 +42,7 @@ class Explored(NamedTuple):
     compared: int  # number of training images among which the nearest were looked for
     mapped: NDArray[np.int64]  # (M,) indices of test images
     place: NDArray[np.float32]  # (M, 2) in [0, 1]; M is 0 if there are too few images for a map
+    train: int  # images in the source's training part
 
     @classmethod
     def load(cls, path: Path) -> "Explored":
@@ -53,23 +54,26 @@ class Explored(NamedTuple):
                     for split in SPLITS
                     if f"{split}_index" in file
                 }
-                return cls(neighbours, int(file["compared"]), file["mapped"], file["place"]).validated()
+                return cls(
+                    neighbours, int(file["compared"]), file["mapped"], file["place"], int(file["train"])
+                ).validated()
         except Exception as error:  # numpy raises many kinds for damaged files
             raise UserError(f"{path} cannot be used: {error} It is damaged.") from error
 
     def arrays(self) -> dict[str, Any]:
         """One array per name, for `files.write_npz`."""
         parts = {f"{s}_{name}": value for s, of in self.neighbours.items() for name, value in of._asdict().items()}
-        return {**parts, "compared": self.compared, "mapped": self.mapped, "place": self.place}
+        return {**parts, "compared": self.compared, "mapped": self.mapped, "place": self.place, "train": self.train}
 
     def validated(self) -> "Explored":
-        """Return self after checking shapes, dtypes, and that indices are not negative."""
+        """Return self after checking shapes, dtypes, and the range of indices."""
         for of in self.neighbours.values():
             n = len(of.index)
             require(
                 [str(values.dtype) for values in of] == ["int64", "int64", "float32", "bool"]
                 and [values.shape for values in of] == [(n,), (n, NEAREST), (n, NEAREST), (n,)]
-                and min(of.index.min(), of.near.min()) >= 0,
+                and min(of.index.min(), of.near.min()) >= 0
+                and of.near.max() < self.train,
                 "Its neighbours do not belong together.",
             )
         require(

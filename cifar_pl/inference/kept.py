@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import UserError, reason, require
+from cifar_pl.evaluation.features import Explored
 from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.inference import saved
 from cifar_pl.runs import rundir
@@ -54,19 +56,36 @@ def same(one: Predictions, other: Predictions) -> bool:
     )
 
 
-def images(run: Record, split: str, index: NDArray[np.int64], label: NDArray[np.int64]) -> DataModule | None:
-    """The images of a run, loaded, if those at `index` have these labels, both (N,).
+def images(
+    run: Record, split: str, index: NDArray[np.int64], label: NDArray[np.int64], classes: int | None = None
+) -> DataModule | None:
+    """The images of a run, loaded, if those at `index` have these labels, both (N,), and they are of so many classes.
 
     Else, or if they are not on this machine, a line in the log and None.
     """
     try:
         data = saved.images(rundir.read_config(run.directory))
-        data.load()
-        require(saved.fits(data, split, index, label), f"the {split} images are not those that the run saw")
+        fit = classes in (None, len(data.load().classes)) and saved.fits(data, split, index, label)
+        require(fit, f"the {split} images are not those that the run saw")
     except Exception as error:  # noqa: BLE001 - a damaged config, of which anything may be raised
         log.warning("%s: its images are not shown (%s)", run.directory, reason(error))
         return None
     return data
+
+
+def explored(directory: Path, data: DataModule) -> Explored | None:
+    """What a run kept of its images' features, if it is of these images, which are loaded; else a line in the log."""
+    path = directory / rundir.EXPLORED
+    if not path.exists():
+        return None
+    try:
+        found = Explored.load(path)
+        fit = found.train == len(data.labels("train")) and np.isin(found.mapped, data.rows("test")).all()
+        require(fit, f"{path} is of other images than there are now.")
+    except UserError as error:
+        log.warning("!! The nearest training images and the map are not shown: %s", error)
+        return None
+    return found
 
 
 def votes(groups: Sequence[Sequence[Record]]) -> Votes | None:

@@ -19,10 +19,10 @@ from cifar_pl.config.build import build
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import Pruned
 from cifar_pl.evaluation import calibration
-from cifar_pl.evaluation.features import Explored
 from cifar_pl.evaluation.gallery import Gallery
 from cifar_pl.evaluation.metrics import scores
 from cifar_pl.evaluation.predictions import Predictions
+from cifar_pl.inference.kept import explored
 from cifar_pl.machine import hardware, processes
 from cifar_pl.reporting import page
 from cifar_pl.runs import files, overrides, rundir, summary
@@ -156,8 +156,8 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any], sweep: bool, pl
         files.write_json(run_dir / rundir.SUMMARY, summarized)
         try:
             explained = Gallery.load(path) if (path := run_dir / rundir.GALLERY).exists() else None
-            explored = Explored.load(path) if (path := run_dir / rundir.EXPLORED).exists() else None
-            page.write(run_dir, run_dir / rundir.PAGE, summarized, kept, data, explained, explored)
+            known = explored(run_dir, data)
+            page.write(run_dir, run_dir / rundir.PAGE, summarized, kept, data, explained, known)
         except Exception:
             log.exception("The page could not be made; everything else is there.")
         log.info("\n%s\n", summary.table(summarized, run_dir))

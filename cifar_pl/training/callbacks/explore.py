@@ -36,9 +36,9 @@ SIDE = 32  # pixels of an image there
 class Explore(Callback):
     """Looks for the nearest training images of all test and validation images, by features of the tested network.
 
-    Training images are not augmented; where all would take too long, a stratified sample is compared. Writes
-    `explored.npz`, and shows the images of the map in TensorBoard's projector. The first process works alone, and asks
-    the others for nothing. A failure is logged and does not end the run.
+    Training images are not augmented; where their passes would take too long (see `compared`), a stratified sample is
+    compared. Writes `explored.npz`, and shows the images of the map in TensorBoard's projector. The first process works
+    alone, and asks the others for nothing. A failure is logged and does not end the run.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
@@ -65,7 +65,11 @@ class Explore(Callback):
 
 
 def compared(train: int, others: int, epochs: int) -> int:
-    """How many of `train` images are compared with `others`: what 3 % of the time of so many epochs allows."""
+    """How many of `train` images are compared with `others`.
+
+    All passes together take 3 % of the time of so many epochs, unless these few do not fit into it. What is not counted
+    is the search among the features, and the map.
+    """
     return min(train, MOST, max(FEW, round(PASSES * epochs * train) - others))
 
 
@@ -86,7 +90,7 @@ def explore(
         device: Where features are compared.
     """
     rows = {split: of.index.numpy() for split, of in predictions.items()}
-    train = data.rows("train")
+    train, images = data.rows("train"), len(data.labels("train"))
     number = compared(len(train), sum(map(len, rows.values())), epochs)
     train = train[features.sample(data.labels("train")[train], number)]
     log.info("Looking for the nearest of %d training images", len(train))
@@ -104,9 +108,10 @@ def explore(
     mapped = features.chosen(test.label.numpy(), (test.predicted != test.label).numpy())
     shown = seen["test"][mapped]
     if len(mapped) < features.FEWEST or bool((shown == shown[0]).all()):  # of equal ones t-SNE ends the process
-        return Explored(neighbours, len(train), mapped[:0], np.zeros((0, 2), np.float32)), np.zeros((0, 0), np.float32)
+        nowhere = np.zeros((0, 2), np.float32)
+        return Explored(neighbours, len(train), mapped[:0], nowhere, images), nowhere
     vectors = features.reduced(shown)
-    return Explored(neighbours, len(train), rows["test"][mapped], features.layout(vectors)), vectors
+    return Explored(neighbours, len(train), rows["test"][mapped], features.layout(vectors), images), vectors
 
 
 def _copies(data: DataModule, split: str, index: Rows, near: Rows) -> NDArray[np.bool_]:

@@ -83,6 +83,9 @@ def test_a_failing_run_costs_no_other_and_only_what_is_missing_runs_again(train:
     assert (directory / "0-seed_0/summary.json").stat().st_mtime_ns == before
     assert statuses(directory)["3-seed_2"] == "finished"
     assert table(directory)[0]["n"] == "3"
+    made = html.unescape((directory / "sweep.html").read_text()).partition("How it was made")[2]
+    assert "seed=range(3)" in made
+    assert "sweep.resume" not in made  # it would need what it makes
 
 
 def test_the_line_on_the_page_adds_the_seeds_that_are_missing(train: Train, tmp_path: Path) -> None:

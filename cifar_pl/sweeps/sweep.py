@@ -16,6 +16,7 @@ from cifar_pl.errors import require
 from cifar_pl.reporting import comparison_page
 from cifar_pl.runs import rundir
 from cifar_pl.runs.compare import Comparison
+from cifar_pl.runs.overrides import key_of
 from cifar_pl.runs.record import list_runs
 from cifar_pl.sweeps import searched, slots
 from cifar_pl.sweeps.jobs import Sweep
@@ -45,7 +46,8 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
         if any(directory.glob(f"*/{rundir.STATUS}")):
             comparison = Comparison(list_runs([directory]))
             tqdm.write(f"\n{comparison_page.text(comparison)}")
-            typed_line = ["train.py", "-m", *config.hydra.overrides.task, *hydra]
+            task = [o for o in config.hydra.overrides.task if key_of(o) != "sweep.resume"]
+            typed_line = ["train.py", "-m", *task, *hydra]
             comparison_page.write(directory, comparison, typed_line, searched.read(directory))
             tqdm.write(f"Look at: {directory / comparison_page.PAGE}")
     missing = [job for job in sweep.jobs if not job.is_over()]

@@ -2,19 +2,8 @@
 
 import sys
 
-import hydra
-from omegaconf import DictConfig
-
 from cifar_pl.cli import command
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> float | None:
-    """One run: config in, the monitored value out (None without validation)."""
-    from cifar_pl.training.experiment import run  # 5 s of torch and Lightning that --help does without
-
-    return command.job(run, cfg)
-
+from cifar_pl.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(command.run(main))

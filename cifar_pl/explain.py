@@ -1,4 +1,4 @@
-"""`python -m cifar_pl.explain RUN`: the gallery and the page again, of other images, layers and methods."""
+"""`cifar-pl explain RUN`: the gallery and the page again, of other images, layers and methods."""
 
 import argparse
 import logging
@@ -101,7 +101,7 @@ def _robustness(
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m cifar_pl.explain", description=__doc__)
+    parser = argparse.ArgumentParser(prog="cifar-pl explain", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="run directory, a checkpoint in it, or latest")
     parser.add_argument("--split", choices=list(SPLITS), help="default: val, or test if nothing was held out")
     parser.add_argument("--number", type=int, default=25, help="images, at most (default 25)")

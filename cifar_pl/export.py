@@ -1,4 +1,4 @@
-"""`python -m cifar_pl.export RUN`: the network as ONNX and safetensors, with a model card, checked against itself."""
+"""`cifar-pl export RUN`: the network as ONNX and safetensors, with a model card, checked against itself."""
 
 import argparse
 import copy
@@ -30,7 +30,7 @@ Array = NDArray[Any]
 
 def main() -> None:
     """Write `model.onnx`, `model.safetensors` and `README.md`, unless their probabilities differ from the network's."""
-    parser = argparse.ArgumentParser(prog="python -m cifar_pl.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="cifar-pl export", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="run directory, a checkpoint in it, or latest")
     parser.add_argument("--out", type=Path, help="a new directory; default: RUN/export-epochN")
     ask = parser.parse_args()

@@ -1,4 +1,4 @@
-"""`python -m cifar_pl.predict RUN IMAGE|FOLDER...`: what a trained network predicts for your own files."""
+"""`cifar-pl predict RUN IMAGE|FOLDER...`: what a trained network predicts for your own files."""
 
 import argparse
 import json
@@ -122,7 +122,7 @@ def _log_accuracy(files: Sequence[File], logits: torch.Tensor, classes: Sequence
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m cifar_pl.predict", description=__doc__)
+    parser = argparse.ArgumentParser(prog="cifar-pl predict", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="run directory, a checkpoint in it, or latest")
     parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER", help="files, and folders with all that is below")
     parser.add_argument("--top", type=int, help="classes per image (default 3)")

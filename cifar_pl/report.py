@@ -1,4 +1,4 @@
-"""`python -m cifar_pl.report DIR...`: many runs in one table and on one page; two runs image by image."""
+"""`cifar-pl report DIR...`: many runs in one table and on one page; two runs image by image."""
 
 import argparse
 import logging
@@ -23,7 +23,7 @@ PAIRED = "compared"  # in the first of two runs
 
 def main() -> None:
     """Compare the runs that the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m cifar_pl.report", description="Compare runs.")
+    parser = argparse.ArgumentParser(prog="cifar-pl report", description="Compare runs.")
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="a sweep, a run, or what holds them")
     where = f"where {TABLE} and {PAGE} go, or {PAIR} of two runs; default: DIR, or the first of two runs"
     parser.add_argument("--out", type=Path, help=where)

@@ -1,4 +1,4 @@
-"""`python -m cifar_pl.verify RUN`: the first steps of a run again. Do they have the losses that it recorded?"""
+"""`cifar-pl verify RUN`: the first steps of a run again. Do they have the losses that it recorded?"""
 
 import argparse
 import logging
@@ -24,7 +24,7 @@ FIRST, LATER = 0.01, 0.5
 
 def main() -> None:
     """Train the first steps of a run again, keep nothing, and compare: on a CPU the bits, else roughly."""
-    parser = argparse.ArgumentParser(prog="python -m cifar_pl.verify", description=__doc__)
+    parser = argparse.ArgumentParser(prog="cifar-pl verify", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="a run directory, or latest")
     directory = rundir.find_run(parser.parse_args().run)
     file = directory / rundir.FIRST_STEPS

@@ -15,6 +15,7 @@ COMMANDS = {
     "report": "many runs in one table and on one page; two of them image by image",
     "export": "the network for other programs, with a model card",
     "verify": "whether the first steps of a run have the same losses here",
+    "doctor": "what this machine can do, how long an epoch takes on it, and what to change",
 }
 USAGE = (
     "usage: cifar-pl COMMAND ...\n\n"

@@ -130,24 +130,28 @@ def _time_steps(cfg: DictConfig, typed: list[str]) -> tuple[DataModule, float, f
     for share in (0.9, 0.0):
         timed = compose(_config_name(), [*typed, f"data.start_share={share}", f"trainer.max_epochs={MAX_EPOCHS}"])
         data = parts.data(timed, machine.accelerator)
-        classifier = parts.spare(timed, parts.network(timed, data, machine.accelerator), data)
-        timer = _Timer()
-        trainer = throwaway_trainer(**machine.one_device(), max_steps=WARM_UP + STEPS, max_epochs=-1, callbacks=[timer])
-        trainer.fit(classifier, data.train_dataloader())
-        seconds.append((timer.at[1] - timer.at[0]) / STEPS)
-        del trainer, classifier
-        gc.collect()  # they hang in cycles, and with them the images
+        seconds.append(step_seconds(timed, machine, data, STEPS))
+        gc.collect()  # trainer and classifier hang in cycles, and with them the images
     return data, seconds[0], seconds[1]
+
+
+def step_seconds(cfg: DictConfig, machine: parts.Machine, data: DataModule, steps: int) -> float:
+    """Seconds of a training step: the mean of so many after a warm-up, of a run that leaves nothing behind."""
+    classifier = parts.spare(cfg, parts.network(cfg, data, machine.accelerator), data)
+    timer, total = _Timer(steps), WARM_UP + steps
+    trainer = throwaway_trainer(**machine.one_device(), max_steps=total, max_epochs=-1, callbacks=[timer])
+    trainer.fit(classifier, data.train_dataloader())
+    return (timer.at[1] - timer.at[0]) / steps
 
 
 class _Timer(Callback):
     """When the warm-up was done, and when all steps were."""
 
-    def __init__(self) -> None:
-        self.at: list[float] = []
+    def __init__(self, steps: int) -> None:
+        self.at, self._marks = list[float](), (WARM_UP, WARM_UP + steps)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step in (WARM_UP, WARM_UP + STEPS):
+        if trainer.global_step in self._marks:
             if (kind := trainer.strategy.root_device.type) != "cpu":
                 torch.get_device_module(kind).synchronize()
             self.at.append(time.monotonic())

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=where)
     ask = parser.parse_args()
     first, *others = ask.directories
-    typed = ["-m", "cifar_pl.report", *sys.argv[1:]]
+    typed = ["python", "-m", "cifar_pl.report", *sys.argv[1:]]
     if len(others) == 1 and rundir.is_run(first) and rundir.is_run(others[0]):
         other = others[0].resolve()
         out = ask.out or first.joinpath(PAIRED, other.parent.name, other.name)  # a run has a page with each other

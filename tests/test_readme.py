@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from benchmarks import results
+from cifar_pl.cli import main
 from cifar_pl.training import experiment
 from tests.conftest import LEAN, ROOT, TINY, Ask, Train, copy_run
 
@@ -146,6 +147,8 @@ def test_every_other_command_is_installed() -> None:
         if program == "pip":
             assert arguments[:2] == ["install", "-e"]
             assert {*re.findall(r"\w+", arguments[2])} <= extras.keys()
+        elif program == "cifar-pl":
+            assert arguments[0] in main.COMMANDS
         elif program in ("python", "."):
             assert command in ("python -m venv .venv", ". .venv/bin/activate")
         else:

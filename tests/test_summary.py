@@ -1,4 +1,10 @@
-from cifar_pl.runs.summary import training
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cifar_pl.runs import summary as summary_file
+from cifar_pl.runs.summary import provenance, training
 
 COLUMNS = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "seconds", "images_per_second")
 ROWS = [
@@ -25,3 +31,18 @@ def test_without_validation_there_is_no_best_epoch() -> None:
     summary = training(rows, "val/acc", 0.75)
     assert summary["val"] is None
     assert summary["first_epoch_at_target"] is None
+
+
+def test_the_commit_is_of_this_code_and_not_of_what_it_is_installed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "somebody's"], check=True)
+    installed = tmp_path / "env/cifar_pl/runs/summary.py"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    monkeypatch.setattr(summary_file, "__file__", str(installed))
+    assert provenance()["git"] is None
+    subprocess.run([*git, "add", "env"], check=True)
+    assert provenance()["git"]["dirty"]

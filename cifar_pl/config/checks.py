@@ -9,6 +9,7 @@ from cifar_pl.config import schema
 from cifar_pl.errors import require
 from cifar_pl.machine import processes
 from cifar_pl.runs.monitors import FOLLOWED, MONITORS
+from cifar_pl.runs.overrides import TRAIN
 
 
 def check(cfg: DictConfig, sweep: bool) -> None:
@@ -69,7 +70,7 @@ def _devices(cfg: DictConfig, sweep: bool) -> None:
     require(
         not sweep or one_device(devices),
         f"trainer.devices={devices}: a sweep in one process cannot start several per run. "
-        "Leave out -m, and let the shell sweep: for seed in 0 1 2; do python train.py trainer=ddp seed=$seed; done",
+        f"Leave out -m, and let the shell sweep: for seed in 0 1 2; do {TRAIN} trainer=ddp seed=$seed; done",
     )
     require(not (mistake := processes.misstarted()), mistake)
     require(

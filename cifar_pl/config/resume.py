@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from cifar_pl.config import schema
 from cifar_pl.errors import require
 from cifar_pl.runs import rundir
-from cifar_pl.runs.overrides import key_of, merged, quoted
+from cifar_pl.runs.overrides import TRAIN, key_of, merged, quoted
 from cifar_pl.runs.summary import read_metrics
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def arguments(argv: list[str]) -> list[str]:
         return argv
     require(
         not {"-m", "--multirun"} & set(argv),
-        "resume= continues one run: leave out -m. For a sweep: python train.py -m sweep.resume=DIR.",
+        f"resume= continues one run: leave out -m. For a sweep: {TRAIN} -m sweep.resume=DIR.",
     )
     expanded = NO_SUBDIR in argv  # Lightning starts further processes with our own line
     known = {"resume", *FREE} | (EXPANDED if expanded else set())

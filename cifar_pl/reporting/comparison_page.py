@@ -18,7 +18,7 @@ from cifar_pl.reporting.links import links
 from cifar_pl.runs import files, rundir
 from cifar_pl.runs.compare import Comparison, Configuration
 from cifar_pl.runs.monitors import TEST_SELECTED
-from cifar_pl.runs.overrides import key_of
+from cifar_pl.runs.overrides import TRAIN, key_of
 from cifar_pl.runs.record import REPLICATES
 from cifar_pl.runs.seeds import Spread, front
 
@@ -40,8 +40,8 @@ class Search(NamedTuple):
     importance: Mapping[str, float]  # by parameter, most important first; empty if there were too few trials
 
 
-def write(out: Path, comparison: Comparison, arguments: Sequence[str], search: Search | None = None) -> None:
-    """Write `sweep.csv` and the page `sweep.html` into `out`; `python` with these arguments made them."""
+def write(out: Path, comparison: Comparison, typed: Sequence[str], search: Search | None = None) -> None:
+    """Write `sweep.csv` and the page `sweep.html` into `out`; `typed` is what made them."""
     files.write_csv(out / TABLE, COLUMNS, _rows(comparison, out))
     votes = kept.votes([list(one.runs.values()) for one in comparison.configurations])
     text = page.render(
@@ -57,7 +57,7 @@ def write(out: Path, comparison: Comparison, arguments: Sequence[str], search: S
         votes=votes,
         wall=_wall(votes) if votes and len(votes.runs) > 1 else None,
         versions=sorted({run.code for run in comparison.runs}),
-        command=shlex.join(["python", *arguments]),
+        command=shlex.join(typed),
         **links(out),
     )
     files.write(out / PAGE, text)
@@ -143,11 +143,11 @@ def more_seeds(out: Path, comparison: Comparison) -> list[str]:
     added = [f"seed=range({f'{first},' if first else ''}{first + number})"]
     if resumed:
         both = _lists(*best) if len(comparison.configurations) > 2 else []
-        return [shlex.join(["python", "train.py", "-m", f"sweep.resume={out}", *both, *added])]
+        return [shlex.join([*TRAIN.split(), "-m", f"sweep.resume={out}", *both, *added])]
     if folds != {None}:
         added = [f"data.fold={','.join(map(str, sorted(folds)))}", *added]
     same = [[o for o in next(iter(one.runs.values())).overrides if key_of(o) not in REPLICATES] for one in best]
-    return [shlex.join(["python", "train.py", "-m", *overrides, *added]) for overrides in same]
+    return [shlex.join([*TRAIN.split(), "-m", *overrides, *added]) for overrides in same]
 
 
 def _lists(first: Configuration, second: Configuration) -> list[str]:

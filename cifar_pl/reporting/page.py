@@ -25,7 +25,7 @@ from cifar_pl.evaluation.slices import Slice
 from cifar_pl.reporting import figures, wall
 from cifar_pl.runs import files, rundir, summary
 from cifar_pl.runs.monitors import TEST_SELECTED
-from cifar_pl.runs.overrides import merged
+from cifar_pl.runs.overrides import TRAIN, merged
 
 PAIRS = 5  # most confused
 SUSPECTS = 12  # shown per split; the table beside the page has all
@@ -60,7 +60,7 @@ def write(
     typed = run.get("planned", run.get("overrides", []))
 
     def again(*changes: str) -> str:
-        return shlex.join(["python", "train.py", *merged(typed, list(changes))])
+        return shlex.join([*TRAIN.split(), *merged(typed, list(changes))])
 
     augmentations = None
     if (path := run_dir / "figures/augmentations.png").exists():  # a PNG of photographs would be megabytes

@@ -97,8 +97,8 @@ class Compared:
         return f"{classes[self.label[row]]}: A says {a}, B {b}"
 
 
-def write(out: Path, pair: Pair, arguments: Sequence[str]) -> str:
-    """Write the page of a pair into `out`; `python` with these arguments made it. Returns what it says, in short."""
+def write(out: Path, pair: Pair, typed: Sequence[str]) -> str:
+    """Write the page of a pair into `out`; `typed` is what made it. Returns what it says, in short."""
     classes, runs = pair.sides[0].classes, [side.run for side in pair.sides]
     compared = {split: Compared(*(side.predictions[split] for side in pair.sides)) for split in pair.splits}
     split, shown = next(iter(compared.items()))
@@ -117,7 +117,7 @@ def write(out: Path, pair: Pair, arguments: Sequence[str]) -> str:
         shown=shown,
         classes=classes,
         overlay=figures.overlay,
-        command=shlex.join(["python", *arguments]),
+        command=shlex.join(typed),
         **links(out),
         **_walls(pair, split, shown),
     )

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from cifar_pl.errors import Pruned, UserError, require
 from cifar_pl.runs import files
+from cifar_pl.runs.overrides import TRAIN
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def tracked(run_dir: Path, **facts: Any) -> Iterator[Callable[..., None]]:
         with suppress(OSError):
             note("interrupted")
         if (run_dir / LAST).exists():
-            log.warning("Interrupted. To resume: python train.py 'resume=%s'", run_dir)
+            log.warning("Interrupted. To resume: %s 'resume=%s'", TRAIN, run_dir)
         raise
     finally:
         lock.release()

@@ -143,5 +143,5 @@ def _require_working_gpu(directory: Path) -> None:
         raise UserError(
             f"The GPU is lost to this process, and every further run would fail ({str(error).partition(chr(10))[0]}). "
             "With hydra/launcher=local each run has a process of its own: "
-            f"python train.py -m sweep.resume={shlex.quote(str(directory))} hydra/launcher=local"
+            f"{overrides.TRAIN} -m sweep.resume={shlex.quote(str(directory))} hydra/launcher=local"
         ) from error

@@ -16,7 +16,7 @@ from cifar_pl.errors import require
 from cifar_pl.reporting import comparison_page
 from cifar_pl.runs import rundir
 from cifar_pl.runs.compare import Comparison
-from cifar_pl.runs.overrides import key_of
+from cifar_pl.runs.overrides import TRAIN, key_of
 from cifar_pl.runs.record import list_runs
 from cifar_pl.sweeps import searched, slots
 from cifar_pl.sweeps.jobs import Sweep
@@ -47,14 +47,14 @@ def run(plan: Plan, config: DictConfig, launcher: Launcher, overrides: Iterable[
             comparison = Comparison(list_runs([directory]))
             tqdm.write(f"\n{comparison_page.text(comparison)}")
             task = [o for o in config.hydra.overrides.task if key_of(o) != "sweep.resume"]
-            typed_line = ["train.py", "-m", *task, *hydra]
+            typed_line = [*TRAIN.split(), "-m", *task, *hydra]
             comparison_page.write(directory, comparison, typed_line, searched.read(directory))
             tqdm.write(f"Look at: {directory / comparison_page.PAGE}")
     missing = [job for job in sweep.jobs if not job.is_over()]
     require(
         not missing,
         f"{len(missing)} of {len(sweep.jobs)} runs have no result (above). Once that is fixed, "
-        f"run what is missing: python train.py -m sweep.resume={shlex.quote(str(directory))}",
+        f"run what is missing: {TRAIN} -m sweep.resume={shlex.quote(str(directory))}",
     )
 
 

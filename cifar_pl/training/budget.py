@@ -21,7 +21,7 @@ from cifar_pl.config import checks, parts, schema
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import UserError, require
 from cifar_pl.machine import processes
-from cifar_pl.runs.overrides import key_of
+from cifar_pl.runs.overrides import TRAIN, key_of
 from cifar_pl.training.costs import MAX_EPOCHS, Costs
 from cifar_pl.training.range_test import throwaway_trainer
 
@@ -74,8 +74,8 @@ def plan(cfg: DictConfig, typed: list[str], sweep: bool) -> Plan:
     require(plans, f"minutes={minutes}: a run of one epoch takes {least} minutes on this machine. Give that or more.")
     _, chosen = min(plans, key=lambda item: item[0])
     log.info(
-        "minutes=%g: %.3g s per step, %.3g s with small images. Expected to take %.1f minutes: python train.py %s",
-        *(minutes, full, small, chosen.minutes, shlex.join(chosen.overrides)),
+        "minutes=%g: %.3g s per step, %.3g s with small images. Expected to take %.1f minutes: %s %s",
+        *(minutes, full, small, chosen.minutes, TRAIN, shlex.join(chosen.overrides)),
     )
     return chosen._replace(cfg=_composed(chosen.overrides))
 

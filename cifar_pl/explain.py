@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cifar_pl.cli import command
 from cifar_pl.data.datamodule import DataModule
-from cifar_pl.errors import nearest, require
+from cifar_pl.errors import require
 from cifar_pl.evaluation import cases, corruptions, gallery
 from cifar_pl.evaluation.gradcam import METHODS
 from cifar_pl.evaluation.predictions import SPLITS, Predictions
@@ -37,22 +37,15 @@ def main() -> None:
     run = saved.find(ask.run)
     require(rundir.is_run(run.directory), f"{ask.run}: explaining needs the run that the checkpoint is of.")
     data = run.data()
-    validated = data.size("val") > 0 and not data.test_selected
-    split = ask.split or ("val" if validated else "test")
-    require(split == "test" or validated, "--split val: the run held no images out, so there are none.")
-    require(
-        validated or ask.split or run.tested or data.test_selected,
-        "The run held no images out, and its test images were not read for these weights. To do so: --split test.",
-    )
-    for name in ask.pair or ():
-        require(name in run.classes, f"--pair {name}: there is no such class.{nearest(name, run.classes)}")
-    pair = (run.classes.index(ask.pair[0]), run.classes.index(ask.pair[1])) if ask.pair else None
+    split = run.split(ask.split, data)
+    pair = (run.number(ask.pair[0], "--pair"), run.number(ask.pair[1], "--pair")) if ask.pair else None
     require(
         pair is None or (pair[0] == pair[1]) == ask.correct,
         "--pair: two different classes, or twice the same with --correct.",
     )
 
-    kept = {"val": validated and run.validation is not None, "test": run.tested}
+    held_out = data.size("val") > 0 and not data.test_selected
+    kept = {"val": held_out and run.validation is not None, "test": run.tested}
     predictions = {name: run.predictions(name, data) for name in SPLITS if name == split or kept[name]}
     found = cases.select(predictions[split], len(data.labels(split)), not ask.correct, ask.by, ask.seed, pair)
     chosen = found[: ask.number]

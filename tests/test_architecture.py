@@ -16,7 +16,7 @@ FLOORS = (
     {"inference", "cli"},
     {"reporting"},
     {"training", "sweeps"},
-    {"predict", "explain", "verify", "export", "report", "doctor"},  # the doors
+    {"predict", "explain", "verify", "export", "report", "doctor", "api"},  # the doors
 )
 FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
 HYDRA = {"hydra", "omegaconf"}

@@ -190,7 +190,7 @@ def test_a_step_that_fp16_left_out_is_no_warning(caplog: pytest.LogCaptureFixtur
     with warnings.catch_warnings(record=True) as seen:
         for noisy in (True, False):
             if not noisy:
-                command._quiet()
+                command.quiet()
             torch.optim.lr_scheduler.ConstantLR(optimizer).step()  # and no optimizer.step() before it
             assert (len(seen) + len(caplog.records) > 0) == noisy
             seen.clear()
@@ -207,7 +207,7 @@ def test_a_step_that_fp16_left_out_is_no_warning(caplog: pytest.LogCaptureFixtur
 def test_what_everybody_knows_is_no_warning(noise: str, caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings():
         logging.captureWarnings(False)  # so that it is captured anew, within this block
-        command._quiet()
+        command.quiet()
         for said in (noise, "something else"):
             warnings.warn(said, UserWarning, stacklevel=1)
         logging.captureWarnings(False)

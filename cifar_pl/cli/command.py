@@ -25,6 +25,7 @@ from cifar_pl.runs import overrides, rundir
 from cifar_pl.runs.monitors import MONITORS
 
 USR1 = getattr(signal, "SIGUSR1", None)  # Windows has none, and no SLURM
+LIBRARIES = ("pytorch_lightning", "lightning_fabric")
 NOISE = (  # warnings that everybody knows the answer to
     ".*does not have many workers.*",  # chosen: see DataModule
     ".*exists and is not empty.*",  # a run directory holds .hydra and the log before the first checkpoint
@@ -89,7 +90,7 @@ def run(main: Callable[[], object]) -> int:
 def script(main: Callable[[], object]) -> int:
     """`run` for a command without Hydra: it logs to stderr, so that stdout has the results alone."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    _quiet()
+    quiet()
     return run(main)
 
 
@@ -98,7 +99,7 @@ def job(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | N
     if not OmegaConf.has_resolver("share"):
         register_resolvers()  # a launcher started another process
     signal.signal(signal.SIGTERM, _terminate)  # submitit ignores it, but sweep and scancel end a run by it
-    _quiet()
+    quiet()
     try:
         return run(cfg)
     except Pruned as end:
@@ -155,11 +156,11 @@ def _requeue() -> None:
         sys.stderr.write(f"\nerror: the job was not put back into the queue ({error}): scontrol requeue {job}\n")
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Let Lightning and warnings write into the run's log, once each and without `NOISE`."""
     if processes.rank():
         logging.disable(logging.WARNING)  # the first process logs for all; errors are each process's own
-    for name in ("pytorch_lightning", "lightning_fabric"):
+    for name in LIBRARIES:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True

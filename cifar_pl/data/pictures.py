@@ -1,9 +1,9 @@
 """A user's own pictures: which files, and their pixels as a network is trained on them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 from cifar_pl.errors import require
 
 log = logging.getLogger(__name__)
+
+Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]  # a file; in memory; uint8 (H, W, 3), RGB
 
 
 class File(NamedTuple):
@@ -53,6 +55,27 @@ def load(path: Path, size: int) -> NDArray[np.uint8] | None:
     elif mode not in ("RGB", "L", "1", "P"):
         log.info("note: %s is %s, taken as RGB", path, mode)
     return pixels
+
+
+def squares(images: Iterable[Picture], size: int) -> NDArray[np.uint8]:
+    """Images of any kind and size, or one, as uint8 (N, size, size, 3), RGB."""
+    several: Iterable[Any] = [images] if isinstance(images, (str, Path, Image.Image)) else images
+    made = [_square(image, size) for image in several]
+    require(made, "There is no image to look at.")
+    return np.stack(made)
+
+
+def _square(image: Any, size: int) -> NDArray[np.uint8]:
+    if isinstance(image, (str, Path)):
+        pixels = load(Path(image), size)
+        require(pixels is not None, f"{image}: it is missing, or no image that can be read.")
+        return np.asarray(pixels)
+    if isinstance(image, np.ndarray):
+        fits = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+        require(fits, f"An image of {image.dtype} {image.shape}: an array must be uint8 (H, W, 3), RGB, from 0 to 255.")
+        image = Image.fromarray(image)
+    require(isinstance(image, Image.Image), f"{type(image).__name__} is no image: a file, an array, or one of Pillow.")
+    return fit_square(image, size)
 
 
 def fit_square(image: Image.Image, size: int) -> NDArray[np.uint8]:

@@ -55,9 +55,9 @@ def select(
     wrong: bool = True,
     by: str = "confidence",
     seed: int = 0,
-    pair: tuple[int, int] | None = None,
+    pair: tuple[int | None, int | None] | None = None,
 ) -> list[Case]:
-    """Up to `number` images that were predicted wrongly, or correctly; `pair`: only of this true and predicted class.
+    """Up to `number` images that were predicted wrongly, or correctly; `pair`: only of this true or predicted class.
 
     By `confidence` the highest probability of the predicted class comes first, by `loss` the highest cross-entropy;
     `random` images are drawn with `seed`.
@@ -66,8 +66,8 @@ def select(
     log_p = predictions.logits.double().log_softmax(1)
     confidence, predicted = log_p.max(1)
     wanted = (predicted != predictions.label) == wrong
-    if pair is not None:
-        wanted &= (predictions.label == pair[0]) & (predicted == pair[1])
+    for classes, only in zip((predictions.label, predicted), pair or (None, None), strict=True):
+        wanted &= (classes == only) if only is not None else True
     chosen = wanted.nonzero().flatten()
     if by == "random":
         chosen = chosen[torch.from_numpy(np.random.default_rng(seed).permutation(len(chosen)))]

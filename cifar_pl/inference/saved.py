@@ -18,7 +18,7 @@ from cifar_pl.data.datamodule import DataModule
 from cifar_pl.data.digits import digits
 from cifar_pl.data.image_folder import image_folder
 from cifar_pl.data.images import Source
-from cifar_pl.errors import complete, require
+from cifar_pl.errors import complete, nearest, require
 from cifar_pl.evaluation.predictions import Predictions, with_mirror_images
 from cifar_pl.machine import hardware
 from cifar_pl.models.resnet18 import resnet18
@@ -63,6 +63,21 @@ class Saved:
         """The layers that the run explains."""
         explained = self.config["callbacks"].get("misclassified") or {}
         return list(explained.get("layers", ["layer3"]))
+
+    def number(self, name: str, asked: str) -> int:
+        """The number of a class that was `asked` for."""
+        require(name in self.classes, f"{asked} {name}: there is no such class.{nearest(name, self.classes)}")
+        return self.classes.index(name)
+
+    def split(self, asked: str | None, data: DataModule) -> str:
+        """The split to look at: what was `asked` for, else the validation, else the test if the run has read it."""
+        validated = data.size("val") > 0 and not data.test_selected
+        require(validated or asked != "val", "split val: the run held no images out, so there are none.")
+        require(
+            validated or asked or self.tested or data.test_selected,
+            "The run held no images out, and its test images were not read for these weights. To do so: split test.",
+        )
+        return asked or ("val" if validated else "test")
 
     def data(self) -> DataModule:
         """The run's images, loaded, without augmentation."""

@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any], sweep: bool, pl
     study = Path(HydraConfig.get().sweep.dir) / rundir.STUDY if sweep else None
     callbacks = [Guard(run_dir), FirstSteps(run_dir / rundir.FIRST_STEPS), *parts.callbacks(cfg, data, study)]
     callbacks += [Deadline(plan.training_seconds)] if plan else []
-    callbacks += [TQDMProgressBar(refresh_rate=10)] if sys.stdout.isatty() else []
+    notebook = "ipykernel" in sys.modules and find_spec("ipywidgets")  # as text it would mix with the log
+    callbacks += [TQDMProgressBar(refresh_rate=10)] if sys.stdout.isatty() or notebook else []
     sample = data.batch("train", cfg.trainer.max_epochs, 1).image
     for callback in callbacks:
         if isinstance(callback, Misclassified):

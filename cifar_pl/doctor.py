@@ -59,7 +59,9 @@ def _machine() -> Iterator[Line]:
     yield "bf16", ", ".join(f"{d}: {'yes' if 'bf16' in hardware.native(d) else 'no'}" for d in ("cpu", gpu) if d), ""
     cores, threads = hardware.cores(), torch.get_num_threads()
     few = f"torch computes with {threads} threads: unset OMP_NUM_THREADS." if threads < cores else ""
-    yield "cores", f"{cores} of {os.cpu_count()} allowed, {facts['cpu']}", few
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0  # Windows has none
+    busy = f"other programs compute here, too (load {load:.1f}): what is timed below takes longer." if load > 1 else ""
+    yield "cores", f"{cores} of {os.cpu_count()} allowed, {facts['cpu']}", few or busy
 
 
 def _places(cfg: DictConfig) -> Iterator[Line]:

@@ -80,7 +80,7 @@ def measure(name: str, labels: NDArray[np.int64], source: Source, args: Any) -> 
         (folder / "written").touch()
     runs = []
     for fold in range(args.folds):
-        others = [o for o in args.overrides if key_of(o) != "data"]
+        others = ["data.batch_size=128", *(o for o in args.overrides if key_of(o) != "data")]
         chosen = ("data=image_folder", f"data.root={folder}", f"data.folds={args.folds}", f"data.fold={fold}")
         job = campaign.Job(name, 0, (*others, *chosen), args.dir / name / f"fold{fold}")
         if job.left() and not campaign.train(job, time.monotonic() + NO_END):

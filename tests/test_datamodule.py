@@ -2,6 +2,7 @@ import io
 import multiprocessing
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from multiprocessing.reduction import ForkingPickler
@@ -63,6 +64,21 @@ def test_folds_are_stratified_disjoint_and_together_everything(tiny_source: Sour
 def test_no_validation_trains_on_everything(tiny_source: Source) -> None:
     data = make(tiny_source, val_size=0)
     assert (data.size("train"), data.size("val"), data.size("test")) == (90, 0, 30)
+
+
+def test_images_to_validate_on_are_validated_on_unless_nothing_is(tiny_source: Source) -> None:
+    source = replace(tiny_source, val=20)
+    assert make(source).rows("val").tolist() == list(range(70, 90))
+    assert make(source).rows("train").tolist() == list(range(70))
+    assert make(source, val_size=0).size("train") == 90
+    assert make(source, fold=0, folds=3).size("val") == 30
+
+
+def test_a_share_of_the_images_may_be_held_out(tiny_source: Source) -> None:
+    np.testing.assert_array_equal(
+        make(tiny_source, val_size=0.1).rows("val"), make(tiny_source, val_size=9).rows("val")
+    )
+    assert make(tiny_source, val_size=0.001).size("val") == 1
 
 
 def test_batches_keep_their_contract(tiny_source: Source) -> None:
@@ -214,9 +230,9 @@ def test_statistics_are_of_the_training_split_alone(tiny_source: Source) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"val_size": -1}, r"^data\.val_size=-1: it must be greater than or equal to 0$"),
+        ({"val_size": -1}, r"^data\.val_size=-1: it must be greater than or equal to 0 or it must be greater than 0$"),
         ({"val_size": 90}, r"val_size=90.*only 90"),
-        ({"val_size": 0.1}, r"val_size=0\.1: it must be a valid integer"),
+        ({"val_size": 1.5}, r"val_size=1\.5: it must be a valid integer .* less than 1"),
         ({"batch_size": 0}, r"batch_size=0: it must be greater than 0"),
         ({"batch_size": 76}, r"batch_size=76.*only 75"),
         ({"num_workers": -2}, r"num_workers=-2: it must be greater than or equal to 0 or it must be 'auto'"),

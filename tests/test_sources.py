@@ -22,6 +22,7 @@ from cifar_pl.data.digits import digits
 from cifar_pl.data.images import Source
 from cifar_pl.data.pictures import fit_square
 from cifar_pl.errors import UserError
+from cifar_pl.machine import hardware
 
 
 def md5(path: Path) -> str:
@@ -271,51 +272,73 @@ def copies(root: Path) -> None:
         shutil.copy(root / "train/cat/0.png", root / f"test/dog/copy{n}.png")
 
 
-def empty_class(root: Path) -> None:
-    for part in ("train", "test"):
-        (root / part / "bird").mkdir()
+NEITHER, SAME = "its content is neither PNG nor JPEG", "the same image as"
 
 
-UNREADABLE, NEITHER = "not readable images", "its content is neither PNG nor JPEG"
-LOOP, SAME = "Too many levels of symbolic links", "hold the same image"
+BROKEN: list[tuple[str, Callable[[Path], object], list[str]]] = [
+    ("test/dog/a.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\nno more"), []),
+    ("test/dog/a.jpg", lambda path: path.write_bytes(b""), [NEITHER]),
+    ("test/dog/a.png", lambda path: path.write_text("hello"), [NEITHER]),
+    ("test/dog/a.txt", lambda path: path.write_text("hello"), ["not a .png, .jpg or .jpeg file"]),
+    ("test/dog/2.JPEG", lambda path: path.write_bytes(path.read_bytes()[:-100]), ["truncated"]),
+    ("test/dog/a.png", Path.mkdir, ["not a regular file"]),
+    ("test/dog/a.png", os.mkfifo, ["not a regular file"]),
+    ("test/dog/a.png", bound, ["not a regular file"]),
+    ("test/dog/a.png", lambda path: path.symlink_to("/dev/zero"), ["not a regular file"]),
+    ("test/dog/a.png", lambda path: path.symlink_to("nowhere"), ["No such file"]),
+    ("test/dog/a.png", loop, ["Too many levels of symbolic links"]),
+    ("test/dog/a.png", sparse, ["1099511627776 bytes"]),
+    ("test/dog/a.png", bomb, ["4261478400 pixels"]),
+    ("test/dog/a.png", save_eps, [NEITHER]),
+    ("train/cat/up.png", lambda path: path.symlink_to(".."), ["not a regular file"]),
+    ("train/cat/3.png", lambda path: shutil.copy(path.with_name("0.png"), path), [f"{SAME} train/cat/0.png"]),
+    ("test/cat/3.png", lambda path: path.symlink_to("../../train/dog/0.png"), [f"{SAME} train/dog/0.png"]),
+    ("test/dog/copy4.png", lambda path: copies(path.parents[2]), [f"{SAME} train/cat/0.png", "and 2 more"]),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "words"), BROKEN)
+def test_what_is_no_image_or_a_copy_is_left_out_and_named_or_refused(
+    root: Path, caplog: pytest.LogCaptureFixture, name: str, make: Callable[[Path], object], words: list[str]
+) -> None:
+    """Of a copy in train and one in test, the one in test is left out."""
+    make(root / name)
+    for _ in range(2):  # decoded, and from the cache
+        caplog.clear()
+        source = folder.image_folder(root, image_size=8)
+        for word in ("left out", f"{root / name}: ", *words):
+            assert word in caplog.text
+        for part in (source.train, source.test):
+            assert len(part) == (5 if name == "test/dog/2.JPEG" and part is source.test else 6)
+            for file, pixels in zip(part.files, part.pixels, strict=True):
+                with Image.open(file) as image:
+                    np.testing.assert_array_equal(pixels, fit_square(image, 8))
+    assert str(root / name) in (root / ".cifar_pl/left_out.txt").read_text()
+    with pytest.raises(UserError, match=r"data\.strict=true") as caught:
+        folder.image_folder(root, image_size=8, strict=True)
+    for word in (f"{root / name}: ", *words):
+        assert word in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("name", "make", "words"),
     [
-        ("test/dog/a.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\nno more"), [UNREADABLE]),
-        ("test/dog/a.jpg", lambda path: path.write_bytes(b""), [UNREADABLE, NEITHER]),
-        ("test/dog/a.png", lambda path: path.write_text("hello"), [UNREADABLE, NEITHER]),
-        ("test/dog/a.txt", lambda path: path.write_text("hello"), [UNREADABLE, "not a .png, .jpg or .jpeg file"]),
-        ("test/dog/2.JPEG", lambda path: path.write_bytes(path.read_bytes()[:-100]), [UNREADABLE, "truncated"]),
-        ("test/dog/a.png", Path.mkdir, [UNREADABLE, "not a regular file"]),
-        ("test/dog/a.png", os.mkfifo, [UNREADABLE, "not a regular file"]),
-        ("test/dog/a.png", bound, [UNREADABLE, "not a regular file"]),
-        ("test/dog/a.png", lambda path: path.symlink_to("/dev/zero"), [UNREADABLE, "not a regular file"]),
-        ("test/dog/a.png", lambda path: path.symlink_to("nowhere"), ["No such file", "delete or replace"]),
-        ("test/dog/a.png", loop, [LOOP, "delete or replace"]),
-        ("test/dog/a.png", sparse, [UNREADABLE, "1099511627776 bytes"]),
-        ("test/dog/a.png", bomb, [UNREADABLE, "4261478400 pixels"]),
-        ("test/dog/a.png", save_eps, [UNREADABLE, NEITHER]),
-        ("test/loop", loop, [LOOP, "delete or replace"]),
-        ("train/gone", lambda path: path.symlink_to("nowhere"), ["No such file", "delete or replace"]),
-        ("train/cat/up.png", lambda path: path.symlink_to(".."), [UNREADABLE, "not a regular file"]),
-        ("train", lambda path: (shutil.rmtree(path), loop(path)), ["there is no directory"]),
-        ("train/cat/3.png", lambda path: shutil.copy(path.with_name("0.png"), path), [SAME, "train/cat/0.png and "]),
-        ("test/cat/3.png", lambda path: path.symlink_to("../../train/dog/0.png"), [SAME, "train/dog/0.png and "]),
-        ("test/dog/copy4.png", lambda path: copies(path.parents[2]), [SAME, "train/cat/0.png and ", "and 2 more"]),
-        ("train/bird", lambda path: empty_class(path.parents[1]), ["is empty"]),
+        ("test/loop", loop, ["delete or replace"]),
+        ("train/gone", lambda path: path.symlink_to("nowhere"), ["delete or replace"]),
+        ("train", lambda path: (shutil.rmtree(path), loop(path)), ["delete or replace"]),
+        ("train/bird", Path.mkdir, ["nothing to train on of bird"]),
+        ("test/bird", lambda path: shutil.copytree(path.with_name("dog"), path), ["nothing to train on of bird"]),
+        ("nowhere", lambda _: None, ["there is no such folder"]),
     ],
-)  # fmt: skip
-def test_what_is_wrong_in_a_folder_is_named_and_nothing_is_cached(
+)
+def test_a_class_that_cannot_be_trained_on_is_refused(
     root: Path, name: str, make: Callable[[Path], object], words: list[str]
 ) -> None:
     make(root / name)
     with pytest.raises(UserError) as caught:
-        folder.image_folder(root, image_size=8)
-    for word in (str(root / name), *words):
+        folder.image_folder(root / name if name == "nowhere" else root, image_size=8)
+    for word in (name.rpartition("/")[2], *words):
         assert word in str(caught.value)
-    assert left(root) <= {".lock"}
 
 
 def left(root: Path) -> set[str]:
@@ -338,27 +361,27 @@ def test_a_file_with_the_size_and_time_of_the_one_before_is_noticed(root: Path) 
     np.testing.assert_array_equal(folder.image_folder(root, image_size=8).train.pixels[0], negative)
 
 
-BLACK = bytes(12 * 8 * 8 * 3)
+BLACK = b"[]\n" + bytes(12 * 8 * 8 * 3)  # nothing is left out
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    "change",
     [
-        (lambda content: content[:-50], "it has 2286 bytes, not 2336"),
-        (lambda content: content + b"x", "it has 2337 bytes"),
-        (lambda content: flipped(content, 1000), "its pixels have another sha256"),
-        (lambda content: flipped(content, 0), "its pixels have another sha256"),
-        (lambda _: b"", "it has 0 bytes"),
+        lambda content: content[:-50],
+        lambda content: content + b"x",
+        lambda content: flipped(content, 1000),
+        lambda content: flipped(content, 0),
+        lambda content: content[:32] + b"[[1, 'a']]" + content[32:],
+        lambda _: b"",
     ],
 )
-def test_a_damaged_cache_is_named(root: Path, change: Callable[[bytes], bytes], words: str) -> None:
+def test_a_damaged_cache_is_named(root: Path, change: Callable[[bytes], bytes]) -> None:
     folder.image_folder(root, image_size=8)
     (path,) = (root / ".cifar_pl").glob("*.pixels")
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError) as caught:
         folder.image_folder(root, image_size=8)
     assert str(caught.value).startswith(f"{path} is damaged or altered: ")
-    assert words in str(caught.value)
     assert str(caught.value).endswith("Delete it.")
     path.unlink()
     assert len(folder.image_folder(root, image_size=8).train) == 6
@@ -408,8 +431,8 @@ def test_a_file_name_may_be_any_bytes(root: Path) -> None:
     save(path, np.full((8, 8, 3), 9, np.uint8))
     assert len(folder.image_folder(root, image_size=8).train) == 7
     path.write_bytes(b"")
-    with pytest.raises(UserError, match="not readable images") as caught:
-        folder.image_folder(root, image_size=8)
+    with pytest.raises(UserError, match="no images, or copies") as caught:
+        folder.image_folder(root, image_size=8, strict=True)
     assert r"caf\udce9" in str(caught.value)
     str(caught.value).encode()  # so that it can be written to a log
 
@@ -419,9 +442,104 @@ def test_hidden_files_are_passed_over(root: Path) -> None:
     assert len(folder.image_folder(root, image_size=8).train) == 6
 
 
-def test_other_layouts_are_refused_by_name(root: Path) -> None:
-    (root / "train/bird").mkdir()
-    with pytest.raises(UserError, match="only one of them has bird"):
-        folder.image_folder(root)
-    with pytest.raises(UserError, match=r"no directory .*nowhere/train"):
-        folder.image_folder(root / "nowhere")
+def test_a_class_may_be_missing_in_test(root: Path) -> None:
+    shutil.rmtree(root / "test/dog")
+    source = folder.image_folder(root, image_size=8)
+    assert source.classes == ("cat", "dog")
+    assert source.test.labels.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_folder_to_validate_on_is_validated_on(root: Path, name: str) -> None:
+    shutil.copytree(root / "test/dog", root / name / "dog")  # copies, which test then lacks
+    source = folder.image_folder(root, image_size=8)
+    assert source.val == 3
+    assert source.train.files[-3:] == tuple(sorted((root / name / "dog").iterdir()))
+    assert source.test.labels.tolist() == [0, 0, 0]
+
+
+def photos(root: Path, number: int, first: int = 0) -> None:
+    """Ten times as many cats as dogs and trains, all different, no test part."""
+    rng = np.random.default_rng(first)
+    for name, n in (("cat", 10 * number), ("dog", number), ("train", number)):
+        for i in range(first, first + n):
+            save(root / name / f"{i}.png", rng.integers(0, 256, (8, 8, 3), np.uint8))
+
+
+def exam(root: Path, **options: Any) -> set[str]:
+    """The files that are tested on; the others are trained on."""
+    source = folder.image_folder(root, image_size=8, **options)
+    test, train = ({str(path.relative_to(root)) for path in part.files} for part in (source.test, source.train))
+    assert not test & train
+    assert len(test | train) == len(list(root.glob("*/*.png")))
+    for part in (source.train, source.test):
+        assert [source.classes[label] for label in part.labels] == [path.parent.name for path in part.files]
+        for file, pixels in zip(part.files, part.pixels, strict=True):
+            with Image.open(file) as image:
+                np.testing.assert_array_equal(pixels, np.asarray(image))
+    return test
+
+
+def test_of_class_folders_alone_a_share_of_each_is_tested_on_and_stays_so_with_more_images(tmp_path: Path) -> None:
+    photos(tmp_path, 5)
+    first = exam(tmp_path)
+    by_class = {name: sum(file.startswith(name) for file in first) for name in ("cat", "dog", "train")}
+    assert by_class == {"cat": 10, "dog": 1, "train": 1}
+    other = exam(tmp_path, test_seed=1)
+    assert other != first
+    assert len(exam(tmp_path, test_size=0.4)) == 24
+    shutil.rmtree(tmp_path / ".cifar_pl")
+    assert exam(tmp_path, test_seed=1) == other  # it depends on nothing but names and the seed
+    assert exam(tmp_path) == first
+    photos(tmp_path, 5, first=100)
+    save(tmp_path / "owl/0.png", np.zeros((8, 8, 3), np.uint8))
+    assert exam(tmp_path) == first
+    copied = sorted(first)[0]
+    shutil.copy(tmp_path / copied, tmp_path / "cat/0_copy.png")
+    tested = folder.image_folder(tmp_path, image_size=8).test.files
+    assert {str(path.relative_to(tmp_path)) for path in tested} == first  # the copy is not trained on
+
+
+@pytest.mark.parametrize("content", ["", "{", "7", "[[]]"])
+def test_a_damaged_list_of_what_is_tested_on_is_named(tmp_path: Path, content: str) -> None:
+    photos(tmp_path, 2)
+    folder.image_folder(tmp_path, image_size=8)
+    (path,) = (tmp_path / ".cifar_pl").glob("*.json")
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"{path} cannot be read"):
+        folder.image_folder(tmp_path, image_size=8)
+
+
+def test_where_no_list_can_be_written_one_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    photos(tmp_path, 2)
+    (tmp_path / ".cifar_pl").touch()
+    assert exam(tmp_path) == exam(tmp_path)
+    assert "with more images, others are tested on" in caplog.text
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_one_csv_file_may_name_the_images_and_their_classes(tmp_path: Path, named: bool) -> None:
+    rng = np.random.default_rng(0)
+    for n in range(10):
+        save(tmp_path / f"{'ab'[n % 2]}/{n}.png", rng.integers(0, 256, (8, 8, 3), np.uint8))
+    rows = [f"{'ab'[n % 2]}/{n}.png,{('big', 'small')[n // 5]},x" for n in range(10)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\ufeffpath,label,by\r\n" + "\r\n".join(rows), "utf-8")
+    source = folder.image_folder(table if named else tmp_path, image_size=8)
+    assert source.classes == ("big", "small")
+    assert (len(source.train), len(source.test)) == (8, 2)
+    for part in (source.train, source.test):
+        assert [int(path.stem) // 5 for path in part.files] == part.labels.tolist()
+    table.write_text(table.read_text() + "\na/0.png,\n")
+    with pytest.raises(UserError, match=r"labels\.csv: row 11 has no path or no label"):
+        folder.image_folder(tmp_path)
+
+
+def test_images_that_memory_cannot_hold_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1e6 < hardware.free_memory() < 1e15
+    info = root / "meminfo"
+    info.write_text("MemTotal:       99999999 kB\nMemAvailable:       1024 kB\n")
+    monkeypatch.setattr(hardware, "MEMORY", info)
+    assert len(folder.image_folder(root, image_size=128).train) == 6
+    with pytest.raises(UserError, match=r"image_size=256: 12 images take 2 MB of memory, of which 1 are"):
+        folder.image_folder(root, image_size=256)

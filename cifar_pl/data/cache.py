@@ -1,11 +1,12 @@
-"""Decoded images on disk: a file with their sha256 and their bytes, checked when it is read."""
+"""Decoded images on disk: a file with its sha256, a note and pixels, checked when it is read."""
 
+import json
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
-from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -17,12 +18,13 @@ from cifar_pl.runs import files
 log = logging.getLogger(__name__)
 
 HEAD = sha256().digest_size
+Pixels = NDArray[np.uint8]
 
 
-def cached(path: Path, shape: tuple[int, ...], make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pixels cached at `path`, uint8 of `shape`; if there are none, what `make` returns, saved there if possible.
+def cached(path: Path, shape: tuple[int, ...], make: Callable[[], tuple[Pixels, Any]]) -> tuple[Pixels, Any]:
+    """Images cached at `path`, uint8 (N, *shape), with a note, a JSON value; else what `make` returns, saved there.
 
-    One process makes them while others wait for it.
+    One process makes them while others wait for it. If nothing can be written there, they are not saved.
     """
     lock: AbstractContextManager[object]
     try:
@@ -33,21 +35,25 @@ def cached(path: Path, shape: tuple[int, ...], make: Callable[[], NDArray[np.uin
     with lock:
         if path.is_file():
             return _load(path, shape)
-        pixels = make()
+        pixels, note = make()
+        line = json.dumps(note).encode() + b"\n"
         try:
             with files.atomic(path) as file:
-                file.write(sha256(pixels.data).digest())
+                file.write(_digest(line, pixels) + line)
                 file.write(pixels.data)
         except OSError as error:
             log.warning("%s cannot be written (%s): the next run decodes again.", path, error.strerror)
-        return pixels
+        return pixels, note
 
 
-def _load(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    size, expected = path.stat().st_size, HEAD + prod(shape)
-    require(size == expected, f"{path} is damaged or altered: it has {size} bytes, not {expected}. Delete it.")
-    content = np.fromfile(path, np.uint8)
-    pixels = content[HEAD:].reshape(shape)
-    altered = sha256(pixels.data).digest() != content[:HEAD].tobytes()
-    require(not altered, f"{path} is damaged or altered: its pixels have another sha256. Delete it.")
-    return pixels
+def _load(path: Path, shape: tuple[int, ...]) -> tuple[Pixels, Any]:
+    with path.open("rb") as file:
+        digest, line, pixels = file.read(HEAD), file.readline(), np.fromfile(file, np.uint8)
+    require(digest == _digest(line, pixels), f"{path} is damaged or altered: it has another sha256. Delete it.")
+    return pixels.reshape(-1, *shape), json.loads(line)
+
+
+def _digest(line: bytes, pixels: Pixels) -> bytes:
+    digest = sha256(line)
+    digest.update(pixels.data)
+    return digest.digest()

@@ -23,6 +23,7 @@ GPU_EVAL_FACTOR = 4  # how much larger the batches are that a GPU evaluates: wit
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy's and Lightning's limit
 Workers = Annotated[int, Field(ge=0, le=128)]
 Scale = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Mean = Annotated[Sequence[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 Std = Annotated[Sequence[Scale], Field(min_length=3, max_length=3)]
 
@@ -37,7 +38,7 @@ class DataModule(LightningDataModule):
         self,
         source: Callable[[], Source],
         augment: Mapping[str, Transform | None],
-        val_size: NonNegativeInt,
+        val_size: NonNegativeInt | Share,
         batch_size: PositiveInt,
         num_workers: Workers | Literal["auto"] = "auto",
         split_seed: Seed = 0,
@@ -52,8 +53,9 @@ class DataModule(LightningDataModule):
     ) -> None:
         """Settings as in `conf/config.yaml`; `load` reads the images.
 
-        `split_seed` chooses the images that are held out: `val_size` of them, or one of `folds` stratified parts
-        (`fold`, from 0). It is separate from `seed`, so that all seeds are evaluated on the same images. With the
+        `split_seed` chooses the images that are held out: `val_size` of them, a number or, below 1, a share, or one of
+        `folds` stratified parts (`fold`, from 0). It is separate from `seed`, so that all seeds are evaluated on the
+        same images. Those that the source has to validate on take the place of `val_size`, unless that is 0. With the
         protocol `published` all training images are trained on, and the test images stand in for the validation.
 
         `batch_size` images are shared by all processes; a training epoch drops its incomplete last batch. In the
@@ -74,6 +76,7 @@ class DataModule(LightningDataModule):
             self._split = partial(fold_split, fold=fold, folds=folds, seed=split_seed)
         self._statistics = (tuple(mean), tuple(std)) if mean and std else None
         self._augment = partial(Augment, augment, seed=seed, start_scale=start_scale, start_epochs=start_epochs)
+        self._own_val = fold is None and val_size > 0 and not self.test_selected
         self._make_source, self._num_workers, self._seed, self.batch_size = source, num_workers, seed, batch_size
         self._source: Source | None = None
         self._first_epoch = 0
@@ -90,7 +93,10 @@ class DataModule(LightningDataModule):
         if self._source is not None:
             return self._source
         source: Source = complete(self._make_source, "data")
-        train, val = self._split(source.train.labels)
+        if source.val and self._own_val:
+            train, val = np.split(np.arange(len(source.train)), [-source.val])
+        else:
+            train, val = self._split(source.train.labels)
         require(
             len(train) >= self.batch_size,
             f"data.batch_size={self.batch_size}: there are only {len(train)} training images "

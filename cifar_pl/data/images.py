@@ -1,5 +1,6 @@
 """Data sets as uint8 arrays in memory, their split and statistics. A source is a function that returns a `Source`."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from cifar_pl.errors import require
+from cifar_pl.machine import hardware
+
+log = logging.getLogger(__name__)
 
 Rows = NDArray[np.int64]
 
@@ -43,6 +47,7 @@ class Source:
     train: Images  # the validation images are split from it
     test: Images
     classes: tuple[str, ...]
+    val: int = 0  # of the training images, how many, the last ones, are there to validate on
 
     def __post_init__(self) -> None:
         for name, part in (("training", self.train), ("test", self.test)):
@@ -54,12 +59,29 @@ class Source:
             )
 
 
-def stratified_split(labels: NDArray[np.int64], val_size: int, seed: int) -> tuple[Rows, Rows]:
-    """Split rows into (train, val), both ascending; val has `val_size` rows, from each class its share.
+def check_memory(number: int, size: int) -> None:
+    """Say how much memory so many images of `size` pixels take; refuse what will not fit."""
+    need, free = number * size * size * 3 / 1e6, hardware.free_memory() / 1e6
+    log.info("%d images of %d pixels take %.0f MB of memory", number, size, need)
+    require(
+        need < free,
+        f"data.image_size={size}: {number} images take {need:.0f} MB of memory, of which {free:.0f} are free. Make it "
+        "smaller.",
+    )
+
+
+def number_held_out(val_size: float, n: int) -> int:
+    """How many of `n` images are held out: `val_size`, or, below 1, that share of them, rounded, one at least."""
+    return max(round(val_size * n), 1) if 0 < val_size < 1 else int(val_size)
+
+
+def stratified_split(labels: NDArray[np.int64], val_size: float, seed: int) -> tuple[Rows, Rows]:
+    """Split rows into (train, val), both ascending; val has `number_held_out` rows, from each class its share.
 
     Shares are rounded down, and the largest remainders get one more.
     """
     n = len(labels)
+    val_size = number_held_out(val_size, n)
     require(val_size < n, f"data.val_size={val_size}: the training part has only {n} images. Make it smaller.")
     rng = np.random.default_rng(seed)
     classes, counts = np.unique(labels, return_counts=True)

@@ -1,6 +1,7 @@
 """A user's own pictures: which files, and their pixels as a network is trained on them."""
 
 import logging
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -13,6 +14,8 @@ from cifar_pl.errors import require
 
 log = logging.getLogger(__name__)
 
+SUFFIXES = {".png", ".jpg", ".jpeg"}  # of images to train on
+MAX_BYTES = 1 << 28  # of a file: at least the raw pixels of the largest image that Pillow opens without a warning
 Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]  # a file; in memory; uint8 (H, W, 3), RGB
 
 
@@ -76,6 +79,22 @@ def _square(image: Any, size: int) -> NDArray[np.uint8]:
         image = Image.fromarray(image)
     require(isinstance(image, Image.Image), f"{type(image).__name__} is no image: a file, an array, or one of Pillow.")
     return fit_square(image, size)
+
+
+def read(path: Path) -> bytes:
+    """The content of a file to train on.
+
+    Raises:
+        OSError: there is no such file, or it is too large, of another kind, or no file.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+        raise OSError("not a regular file")
+    if path.suffix.lower() not in SUFFIXES:
+        raise OSError("not a .png, .jpg or .jpeg file")
+    if status.st_size > MAX_BYTES:
+        raise OSError(f"{status.st_size} bytes, more than {MAX_BYTES}")
+    return path.read_bytes()
 
 
 def fit_square(image: Image.Image, size: int) -> NDArray[np.uint8]:

@@ -31,7 +31,7 @@ NETWORKS = {"cifar_pl.models.resnet18.resnet18": resnet18}
 SOURCES: dict[str, Callable[..., Source]] = {
     f"{source.__module__}.{source.__name__}": source for source in (digits, cifar10, image_folder)
 }
-SOURCE_ARGUMENTS = ("_target_", "root", "image_size")  # no mirrors
+SOURCE_ARGUMENTS = ("_target_", "root", "image_size", "strict", "test_size", "test_seed")  # no mirrors
 
 
 @dataclass(frozen=True)

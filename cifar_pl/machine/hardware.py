@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import math
 import os
 import platform
 import re
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds per period, such as of docker run --cpus
+MEMORY = Path("/proc/meminfo")
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, or "max"; such as of docker run --memory
 NVIDIA_FILES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"))
 OLDER_CUDA = "pip install torch torchvision --index-url https://download.pytorch.org/whl/cu126"
 PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}  # ours, Lightning's
@@ -130,6 +133,15 @@ def cores() -> int:
         quota, period = map(int, CPU_QUOTA.read_text().split())
         count = min(count, quota // period)
     return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def free_memory() -> float:
+    """Bytes that the kernel could give away, but at most a container's limit; infinite where there is no saying."""
+    info = MEMORY.read_text() if MEMORY.exists() else ""
+    free = re.search(r"^MemAvailable: +(\d+) kB", info, re.MULTILINE)
+    with suppress(OSError, ValueError):  # no file, or no limit
+        return min(int(free[1]) * 1024 if free else math.inf, int(MEMORY_LIMIT.read_text()))
+    return int(free[1]) * 1024 if free else math.inf
 
 
 def gpus() -> list[str]:

@@ -19,6 +19,7 @@ from pytorch_lightning import Callback, Trainer
 
 from cifar_pl.config import checks, parts, schema
 from cifar_pl.data.datamodule import DataModule
+from cifar_pl.data.images import number_held_out
 from cifar_pl.errors import UserError, require
 from cifar_pl.machine import processes
 from cifar_pl.runs.overrides import TRAIN, key_of
@@ -161,7 +162,8 @@ def _costs(cfg: DictConfig, data: DataModule, small: float, full: float, plannin
     """The costs of a run with this config; `data` may be split in another way."""
     published = cfg.protocol == "published"
     images = data.size("train") + (0 if published else data.size("val"))
-    held_out = 0 if published else cfg.data.val_size if cfg.data.fold is None else images // cfg.data.folds
+    share = cfg.data.val_size if cfg.data.fold is None else 1 / cfg.data.folds
+    held_out = 0 if published else number_held_out(share, images)
     image = EVALUATION * full / cfg.data.batch_size
     validated, test = data.size("test") if published else held_out, data.size("test")
     explored = bool(cfg.callbacks.get("explore"))

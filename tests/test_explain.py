@@ -133,6 +133,19 @@ def test_mistakes_are_copied_into_folders_by_class(own_run: Path, ask: Ask, tmp_
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "wrong" / name)), pixels[index])
 
 
+def test_copies_of_files_with_the_same_name_are_all_there(tmp_path: Path) -> None:
+    files = (tmp_path / "a/1.jpg", tmp_path / "b/1.jpg")
+    for path in files:
+        path.parent.mkdir()
+        path.write_text(path.parent.name)
+    part = Images(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int64), files)
+    data = DataModule(lambda: Source(part, part, ("cat", "dog")), {}, val_size=0, batch_size=1)
+    found = cases.select(Predictions(torch.eye(2)[[1, 1]], torch.zeros(2, dtype=torch.int64), torch.arange(2)), 2)
+    for _ in range(2):
+        copies.write(tmp_path / "out", "test", found, data)
+        assert sorted(path.read_text() for path in (tmp_path / "out/cat/dog").iterdir()) == ["a", "b"]
+
+
 HOSTILE = ["../up", "..", ".", "/etc/x", "a/../../b", "c:\\d", "nul\0", "", "50%", "caf\udce9"]
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+from collections import defaultdict
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -132,13 +133,15 @@ def _folders(folder: Path) -> list[str]:
 
 def _held_out(found: list[File], path: Path, share: float, seed: int) -> list[File]:
     """The files, those to test on first: what the list at `path` names, or if there is none of it, a new list."""
-    listed, names = set[str](), {file.name for file in found}
+    listed, names = set[str](), defaultdict[str, set[str]](set)
+    for file in found:
+        if file.part == "train":
+            names[file.label].add(file.name)
     if path.is_file():
-        with files.reading(path) as file:
-            listed = {*json.load(file)}
-    if not listed & names:
-        for label in {file.label for file in found}:
-            own = {file.name for file in found if (file.label, file.part) == (label, "train")}
+        with files.reading(path) as text:
+            listed = {*json.load(text)}
+    if not listed & {file.name for file in found}:
+        for own in names.values():
             drawn = sorted(own, key=lambda name: sha256(repr((seed, name)).encode()).digest())
             listed |= {*drawn[: min(max(round(share * len(own)), 1), len(own) - 1)]}
         try:

@@ -13,12 +13,15 @@ from cifar_pl.evaluation.cases import Case
 
 def write(out: Path, split: str, cases: Sequence[Case], data: DataModule) -> None:
     """Copy the file of each image to `out/<true>/<predicted>/`; one without a file becomes `<index>.png`."""
-    classes, files = data.load().classes, data.files(split)
+    classes, files, written = data.load().classes, data.files(split), set[Path]()
     for case in cases:
         folder = out / _folder(classes[case.true]) / _folder(classes[case.predicted])
         folder.mkdir(parents=True, exist_ok=True)
         if files:
-            shutil.copyfile(files[case.index], folder / files[case.index].name)
+            to = folder / files[case.index].name
+            to = folder / f"{case.index}-{to.name}" if to in written else to  # a CSV file may name a/1.png and b/1.png
+            written.add(to)
+            shutil.copyfile(files[case.index], to)
         else:
             Image.fromarray(data.pixels(split, [case.index])[0]).save(folder / f"{case.index}.png")
 

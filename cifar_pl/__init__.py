@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from cifar_pl.errors import UserError
 
 if TYPE_CHECKING:
-    from cifar_pl.api import Comparison, Gallery, Prediction, Run, compare, open_run, train
+    from cifar_pl.api import Prediction, Run, compare, open_run, train
+    from cifar_pl.reporting.notebook import Comparison, Gallery
 
 __all__ = ["Comparison", "Gallery", "Prediction", "Run", "UserError", "compare", "open_run", "train"]
 

@@ -133,7 +133,7 @@ class Run:
         return torch.from_numpy(squares(images, size)).permute(0, 3, 1, 2)
 
     def _logits(self, images: torch.Tensor, tta: bool = False) -> torch.Tensor:
-        parts = images.split(self.saved.config["data"]["batch_size"])
+        parts = torch.split(images, self.saved.config["data"]["batch_size"])
         return torch.cat([self.saved.logits(part, tta) for part in parts])
 
     def __repr__(self) -> str:

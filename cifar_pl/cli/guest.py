@@ -42,11 +42,11 @@ def guest() -> Iterator[None]:
             raise error from error.__cause__
         finally:
             logging.captureWarnings(False)
-            for one, handlers, level, one.propagate in logged:
-                for handler in set(one.handlers) - set(handlers):
+            for logger, handlers, level, propagate in logged:
+                for handler in set(logger.handlers) - set(handlers):
                     handler.close()  # of the run's log
-                one.handlers[:] = handlers
-                one.setLevel(level)
+                logger.handlers[:], logger.propagate = handlers, propagate
+                logger.setLevel(level)
             torch.use_deterministic_algorithms(deterministic)
             torch.backends.cudnn.benchmark = benchmark
             if threading.current_thread() is threading.main_thread():

@@ -75,7 +75,8 @@ class Saved:
         require(validated or asked != "val", "split val: the run held no images out, so there are none.")
         require(
             validated or asked or self.tested or data.test_selected,
-            "The run held no images out, and its test images were not read for these weights. To do so: split test.",
+            "The run held no images out, and its test images were not read for these weights. To do so: --split test, "
+            "or split='test' in Python.",
         )
         return asked or ("val" if validated else "test")
 

@@ -22,7 +22,7 @@ from benchmarks import common
 from benchmarks.common import ROOT, head, median, save, table
 from cifar_pl.evaluation.gradcam import heat_maps
 from cifar_pl.machine import hardware
-from cifar_pl.models.resnet18 import resnet18
+from cifar_pl.models.resnet import resnet
 
 LAYER = "layer3"
 NUMBERS = (25, 100, 400, 1600)
@@ -32,7 +32,7 @@ def work(number: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """A network, images and the class that each map explains."""
     torch.manual_seed(0)
     images = torch.randint(256, (number, 3, 32, 32), dtype=torch.uint8)
-    return resnet18(10, [0.5] * 3, [0.25] * 3).eval(), images, torch.arange(number) % 10
+    return resnet(10, [0.5] * 3, [0.25] * 3).eval(), images, torch.arange(number) % 10
 
 
 def readme_loop(network: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> None:

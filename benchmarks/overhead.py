@@ -35,7 +35,7 @@ from cifar_pl.config.build import build
 from cifar_pl.data.batches import Batch, ImageDataset, Key
 from cifar_pl.data.images import Images, Source
 from cifar_pl.machine import hardware
-from cifar_pl.models.resnet18 import Normalize
+from cifar_pl.models.resnet import Normalize
 
 STEPS, VALIDATED, BATCH = 100, 1000, 128
 READY = 16  # batches

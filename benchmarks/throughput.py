@@ -30,7 +30,7 @@ from benchmarks.common import config, head, median, save, table
 from benchmarks.turns import Contestant, Turns, parser, synchronize, take, take_turns
 from cifar_pl.config.build import build
 from cifar_pl.machine import hardware
-from cifar_pl.models.resnet18 import resnet18
+from cifar_pl.models.resnet import resnet
 
 STEPS = {"usual": 12, "bare": 20, "train": 20}  # in one turn on a CPU: some ten seconds each
 MORE = 20  # times as many on a GPU
@@ -57,8 +57,8 @@ def usual(turns: Turns, overrides: list[str], steps: int) -> None:
     loader = DataLoader(
         Cifar(), cfg.data.batch_size, shuffle=True, num_workers=min(hardware.cores(), 4), pin_memory=device == "cuda"
     )
-    network = resnet18(len(source.classes), mean, std)
-    del network.conv1.normalize  # its images are normalised already
+    network = resnet(len(source.classes), mean, std)
+    network.normalize = torch.nn.Identity()  # its images are normalised already
     network.to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
@@ -89,6 +89,7 @@ def bare(turns: Turns, overrides: list[str], steps: int) -> None:
     classes = data.load().classes
     device = hardware.accelerator(cfg.trainer.accelerator)
     dtype = hardware.DTYPES[hardware.precision(cfg.precision, device)]
+    del cfg.model.weights  # no argument of the network
     network = build(cfg.model)(num_classes=len(classes), mean=data.mean, std=data.std)
     network.to(device, memory_format=hardware.memory_format(device))
     if cfg.compile:
@@ -162,7 +163,7 @@ def matrix_peak(device: str) -> float:
 
 def flops(size: int) -> int:
     """FLOPs of one image's forward and backward pass through the network."""
-    network = resnet18(10, [0.5] * 3, [0.25] * 3)
+    network = resnet(10, [0.5] * 3, [0.25] * 3)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(2, 3, size, size, dtype=torch.uint8)).sum().backward()
     return int(counter.get_total_flops() // 2)

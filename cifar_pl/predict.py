@@ -50,7 +50,7 @@ def main() -> None:
     for batch, images in _batches(files, run):
         logits.append(run.logits(images, ask.tta))
         if ask.cam is not None:
-            _write_overlays(ask.cam, len(read), batch, images, logits[-1], run, ask.layer)
+            _write_overlays(ask.cam, len(read), batch, images, logits[-1], run, ask.layer or run.layers[0])
         read += batch
     require(read, "None of these files is a readable image.")
     p, likely = torch.cat(logits).softmax(1).topk(top, dim=1)
@@ -128,7 +128,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--top", type=int, help="classes per image (default 3)")
     parser.add_argument("--tta", action="store_true", help="mean of each image and its mirror image")
     parser.add_argument("--cam", type=Path, metavar="FOLDER", help="write heat maps of the predicted class there")
-    parser.add_argument("--layer", default="layer3", help="layer of the heat maps (default layer3)")
+    parser.add_argument("--layer", help="layer of the heat maps; default: the run's own")
     parser.add_argument("--csv", dest="format", action="store_const", const="csv", help="instead of text")
     parser.add_argument("--json", dest="format", action="store_const", const="json", help="instead of text")
     return parser.parse_args()

@@ -31,7 +31,7 @@ from benchmarks.common import TINY
 from benchmarks.screenshots import browser
 from cifar_pl.cli import command
 from cifar_pl.data.images import Images, Source
-from cifar_pl.models.resnet18 import Normalize
+from cifar_pl.models.resnet import Normalize
 from cifar_pl.runs import files
 
 ROOT = Path(__file__).parents[1]

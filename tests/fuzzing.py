@@ -16,7 +16,7 @@ from torch import nn
 from cifar_pl.cli.messages import explain
 from cifar_pl.config import schema
 from cifar_pl.errors import UserError
-from cifar_pl.models.resnet18 import Normalize
+from cifar_pl.models.resnet import Normalize
 from cifar_pl.runs.overrides import quoted
 
 Record = Callable[[str, object], None]
@@ -67,12 +67,13 @@ LEFT_OUT = {
 }  # fmt: skip
 OPTIONS_LEFT_OUT = {
     "cifar10",
+    "cifar100",
     "image_folder",
     "wandb",
     "mlflow",
     "ddp",
     "gpu",
-}  # the first downloads, ddp starts others
+}  # the first two download, ddp starts others
 GROUPS = sorted({p.parent.name for p in schema.CONF.glob("*/*.yaml")} - {"experiment"})
 QUICK = (
     "data=digits", "data.image_size=8", "data.batch_size=32", "aug=none", "trainer=cpu", "trainer.max_epochs=1",

@@ -5,15 +5,18 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
+from torchvision.models import resnet18
 
 from cifar_pl import export
 from cifar_pl.inference import saved
 from tests.conftest import Ask
 
 
-def test_both_files_give_the_checkpoints_probabilities(
+def test_all_files_give_the_checkpoints_probabilities(
     own_run: Path, ask: Ask, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert ask(export.main, own_run) == 0
@@ -30,8 +33,16 @@ def test_both_files_give_the_checkpoints_probabilities(
     (given,) = session.get_inputs()
     assert (given.type, given.shape[1:]) == ("tensor(uint8)", [3, 8, 8])
 
-    weights = load_file(out / "model.safetensors")
-    assert all((weights[name] == value).all() for name, value in run.network.state_dict().items())
+    network = resnet18(num_classes=10)
+    network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    network.load_state_dict(load_file(out / "model.safetensors"), strict=True)
+    with safe_open(out / "model.safetensors", "pt") as file:
+        mean, std = (torch.tensor(json.loads(file.metadata()[name])).view(3, 1, 1) for name in ("mean", "std"))
+    with torch.inference_mode():
+        said = network.eval()((images / 255 - mean) / std).softmax(1)
+        program = torch.export.load(out / "model.pt2").module()
+        assert all(torch.allclose(program(some), said[: len(some)], atol=1e-5) for some in (images[:1], images))
+    np.testing.assert_allclose(said.numpy(), expected, atol=1e-5)
     with safe_open(out / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["classes"]) == run.classes
     assert ask(export.main, own_run, "--out", out) == 1  # not empty

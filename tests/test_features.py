@@ -22,7 +22,7 @@ from cifar_pl.data.images import Images, Source
 from cifar_pl.errors import UserError
 from cifar_pl.evaluation import features
 from cifar_pl.evaluation.features import Explored, Neighbours
-from cifar_pl.models.resnet18 import Normalize, resnet18
+from cifar_pl.models.resnet import Normalize, resnet
 from cifar_pl.runs import files
 from cifar_pl.training.callbacks import Explore
 from cifar_pl.training.callbacks.explore import compared
@@ -39,15 +39,15 @@ def images(n: int, side: int = 8) -> Pixels:
 
 def test_features_are_what_enters_resnet18s_last_layer() -> None:
     torch.manual_seed(0)
-    network, pixels = resnet18(10, [0.5] * 3, [0.25] * 3, dropout={"block": 0.5}), images(5, 16)
+    network, pixels = resnet(10, [0.5] * 3, [0.25] * 3, dropout={"block": 0.5}), images(5, 16)
     network.train()
     found = features.features(network, [pixels[:3], pixels[3:]])
     assert network.training
     assert not any(layer._forward_pre_hooks for layer in network.modules())
     network.eval()
     with torch.no_grad():
-        body = nn.Sequential(*list(network.children())[:-1], nn.Flatten())
-        expected = body(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        network.fc = nn.Identity()
+        expected = network(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     assert (found.dtype, found.shape) == (torch.float16, (5, 512))
     torch.testing.assert_close(found.float(), nn.functional.normalize(expected), atol=1e-3, rtol=0)
 

@@ -27,7 +27,7 @@ from cifar_pl.data.image_folder import image_folder
 from cifar_pl.errors import UserError, complete
 from cifar_pl.evaluation.predictions import Predictions
 from cifar_pl.inference import saved
-from cifar_pl.models.resnet18 import resnet18
+from cifar_pl.models.resnet import resnet
 from cifar_pl.reporting import comparison_page
 from cifar_pl.runs import checkpoints, compare, rundir, summary
 from cifar_pl.runs.record import list_runs
@@ -206,9 +206,9 @@ def put_file(path: Path, content: bytes) -> Path:
 
 
 def test_a_spoiled_run_is_found_or_refused(make: Make, record_property: Record) -> None:
-    run = make("run", model={"_target_": "cifar_pl.models.resnet18.resnet18", "_partial_": True}, precision="float32")
+    run = make("run", model={"_target_": "cifar_pl.models.resnet.resnet", "_partial_": True}, precision="float32")
     torch.manual_seed(0)
-    state = {f"network.{k}": v for k, v in resnet18(3, [0.5] * 3, [0.5] * 3).state_dict().items()}
+    state = {f"network.{k}": v for k, v in resnet(3, [0.5] * 3, [0.5] * 3).state_dict().items()}
     hparams = {"classes": ["a", "b", "c"], "lr": 0.1}
     (run / "checkpoints").mkdir()
     files = {name: (run / name).read_bytes() for name in (rundir.CONFIG, rundir.STATUS, rundir.SUMMARY)}

@@ -12,7 +12,7 @@ from cifar_pl.errors import UserError
 from cifar_pl.evaluation import gallery
 from cifar_pl.evaluation.cases import Case
 from cifar_pl.evaluation.gradcam import METHODS, deletion, heat_maps, new_head
-from cifar_pl.models.resnet18 import resnet18
+from cifar_pl.models.resnet import resnet
 
 IMAGES = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 CLASSES = torch.tensor([0, 1, 2, 1, 0])
@@ -41,7 +41,7 @@ def test_closed_form_for_average_pool_and_linear_head(tiny_network: nn.Sequentia
 def small_resnet() -> nn.Module:
     """ResNet18 whose batch norms have seen images, so that layer4 is not flat."""
     torch.manual_seed(0)
-    network = resnet18(10, [0.5] * 3, [0.25] * 3)
+    network = resnet(10, [0.5] * 3, [0.25] * 3)
     with torch.no_grad():
         network(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
     return network.eval()
@@ -121,7 +121,7 @@ def test_batches_do_not_show(tiny_network: nn.Module, monkeypatch: pytest.Monkey
 def test_resnet18s_layers_by_name() -> None:
     torch.manual_seed(0)
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    network = resnet18(10, [0.5] * 3, [0.25] * 3)
+    network = resnet(10, [0.5] * 3, [0.25] * 3)
     maps = heat_maps(network, ["layer3", "layer4"], images, torch.tensor([1, 2]), "cpu")
     assert maps.shape == (2, 2, 32, 32)
     assert maps.min() >= 0
@@ -129,7 +129,7 @@ def test_resnet18s_layers_by_name() -> None:
 
 
 def test_unknown_and_too_small_layers_are_refused() -> None:
-    network = resnet18(10, [0.5] * 3, [0.25] * 3)
+    network = resnet(10, [0.5] * 3, [0.25] * 3)
     with pytest.raises(UserError, match=r"no layer 'layer9'.*layer1, layer2"):
         heat_maps(network, ["layer9"], IMAGES, CLASSES, "cpu")
     with pytest.raises(UserError, match=r"layer4 gives 1x1"):

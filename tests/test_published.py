@@ -22,7 +22,7 @@ from cifar_pl.data.augment import Augment
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.data.digits import digits
 from cifar_pl.data.images import Images, Source
-from cifar_pl.models.resnet18 import BatchNormDropout, Normalize
+from cifar_pl.models.resnet import BatchNormDropout, Normalize
 from cifar_pl.training import experiment, learning_rate, schedulers
 from cifar_pl.training.classifier import Classifier
 from cifar_pl.training.lr_finder import Curve
@@ -47,6 +47,7 @@ def made(cfg: DictConfig) -> tuple[DataModule, Classifier, torch.optim.Optimizer
     data: DataModule = build(cfg.datamodule)
     data._make_source = source
     data.load()
+    del cfg.model.weights  # no argument of the network
     network = build(cfg.model)(num_classes=10, mean=data.mean, std=data.std)
     classifier: Classifier = build(cfg.classifier)(network=network, classes=[*"abcdefghij"], lr=cfg.optimizer.lr)
     optimizer = build(cfg.optimizer)(network.parameters())

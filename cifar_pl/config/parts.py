@@ -15,7 +15,7 @@ from cifar_pl.config.build import build
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.errors import complete
 from cifar_pl.machine import hardware
-from cifar_pl.models.resnet18 import whiten
+from cifar_pl.models.resnet import whiten
 from cifar_pl.runs import checkpoints
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,11 @@ def network(cfg: DictConfig, data: DataModule, accelerator: str) -> nn.Module:
     """The network as training begins with it; seeds everything."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     classes = data.load().classes
-    made: nn.Module = build(cfg.model, "model", num_classes=len(classes), mean=data.mean, std=data.std)
-    if cfg.whiten:
+    model = OmegaConf.create({key: value for key, value in cfg.model.items() if key != "weights"})
+    made: nn.Module = build(model, "model", num_classes=len(classes), mean=data.mean, std=data.std)
+    if cfg.model.get("weights"):
+        checkpoints.load_weights(Path(str(cfg.model.weights)), made)
+    elif cfg.whiten:
         pixels = data.pixels("train", data.batch("train", 0, WHITENING_IMAGES).index.numpy())
         whiten(made, torch.from_numpy(pixels).permute(0, 3, 1, 2))
     return made.to(memory_format=hardware.memory_format(accelerator))

@@ -20,6 +20,7 @@ METHODS = {
     "gradcam++": ("Grad-CAM++", "GradCAMPlusPlus"),  # Chattopadhay et al. 2018, arXiv 1710.11063
     "hirescam": ("HiResCAM", "HiResCAM"),  # Draelos and Carin 2020, arXiv 2011.08891
 }
+SIDE = 7  # pixels, of the map that is shown where nobody named a layer: of layer3 for 32 pixels, of layer4 for 224
 MIN_SIDE = 4  # pixels; the map of a smaller layer would show nothing
 DRAWS = 8  # places to which the hidden part of an image is moved
 
@@ -70,6 +71,28 @@ def heat_maps(
                 "looked. Take an earlier layer.",
             )
     return maps
+
+
+def last_map(network: nn.Module, image_size: int) -> str:
+    """Name of the last layer whose maps have `SIDE` pixels or more, of those of images of this size.
+
+    Raises:
+        UserError: no layer has maps.
+    """
+    sizes: dict[str, int] = {}
+    with torch.inference_mode():
+        spare = _spare(network).cpu()
+        for name, module in spare.named_modules():
+
+            def seen(_module: nn.Module, _images: Any, maps: Any, name: str = name) -> None:
+                if name and isinstance(maps, torch.Tensor) and maps.dim() == 4:
+                    sizes.pop(name, None)  # so that names are in the order of their last use
+                    sizes[name] = min(maps.shape[2:])
+
+            module.register_forward_hook(seen)
+        spare(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))
+    require(sizes, "The network has no layer with maps.")
+    return [name for name, size in sizes.items() if size >= min(SIDE, max(sizes.values()))][-1]
 
 
 def new_head(network: nn.Module) -> nn.Module:

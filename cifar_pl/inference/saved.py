@@ -13,23 +13,29 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cifar_pl.data.augment import Transform
-from cifar_pl.data.cifar10 import cifar10
+from cifar_pl.data.cifar10 import cifar10, cifar100
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.data.digits import digits
 from cifar_pl.data.image_folder import image_folder
 from cifar_pl.data.images import Source
 from cifar_pl.errors import complete, nearest, require
+from cifar_pl.evaluation.gradcam import last_map
 from cifar_pl.evaluation.predictions import Predictions, with_mirror_images
 from cifar_pl.machine import hardware
-from cifar_pl.models.resnet18 import resnet18
+from cifar_pl.models.resnet import resnet
+from cifar_pl.models.timm_model import timm_model
 from cifar_pl.runs import checkpoints, files, rundir
 
 log = logging.getLogger(__name__)
 
 # A run's config may be untrusted: only these functions are called, with plain arguments.
-NETWORKS = {"cifar_pl.models.resnet18.resnet18": resnet18}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "cifar_pl.models.resnet.resnet": resnet,
+    "cifar_pl.models.timm_model.timm_model": timm_model,
+    "cifar_pl.models.resnet18.resnet18": resnet,  # version 0.2.0
+}
 SOURCES: dict[str, Callable[..., Source]] = {
-    f"{source.__module__}.{source.__name__}": source for source in (digits, cifar10, image_folder)
+    f"{source.__module__}.{source.__name__}": source for source in (digits, cifar10, cifar100, image_folder)
 }
 SOURCE_ARGUMENTS = ("_target_", "root", "image_size", "strict", "test_size", "test_seed")  # no mirrors
 
@@ -61,8 +67,8 @@ class Saved:
     @property
     def layers(self) -> list[str]:
         """The layers that the run explains."""
-        explained = self.config["callbacks"].get("misclassified") or {}
-        return list(explained.get("layers", ["layer3"]))
+        layers = (self.config["callbacks"].get("misclassified") or {}).get("layers", "auto")
+        return [last_map(self.network, self.config["data"]["image_size"])] if layers == "auto" else list(layers)
 
     def number(self, name: str, asked: str) -> int:
         """The number of a class that was `asked` for."""
@@ -129,8 +135,10 @@ def _open(directory: Path, checkpoint: Path, lone: bool) -> Saved:
     require(not lone or "config" in known, f"{checkpoint}: it is not in its run's directory, and too old to be alone.")
     config = known["config"] if lone else rundir.read_config(directory)
     classes = list(known["classes"])
-    statistics = {"mean": [0.0] * 3, "std": [1.0] * 3}  # the checkpoint has the real ones
-    network = complete(_named(config["model"], NETWORKS), "model", num_classes=len(classes), **statistics)
+    model = {key: value for key, value in config["model"].items() if key != "weights"}  # it has its own
+    # Of version 0.2.0 they are among the weights.
+    statistics = {"mean": known.get("mean", (0.0,) * 3), "std": known.get("std", (1.0,) * 3)}
+    network = complete(_named(model, NETWORKS), "model", num_classes=len(classes), **statistics)
     network = checkpoints.load_network(checkpoint, content, network)
     accelerator = hardware.accelerator("auto")
     network = network.to(memory_format=hardware.memory_format(accelerator)).to(accelerator).eval()

@@ -1,6 +1,7 @@
 """Checkpoints: written atomically, read as plain values, so that no code in a file ever runs."""
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch.utils._pytree import tree_map_only
 
 from cifar_pl.errors import UserError
 from cifar_pl.runs import files
+
+log = logging.getLogger(__name__)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -81,11 +84,41 @@ def load(path: Path) -> dict[str, Any]:
 
 def load_network(path: Path, checkpoint: Mapping[str, Any], network: nn.Module) -> nn.Module:
     """A copy of `network` with the weights of `checkpoint`, which came from `path`; another network's are refused."""
-    weights = {k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items() if k.startswith("network.")}
     loaded = copy.deepcopy(network)
     with _using(path):
-        loaded.load_state_dict(weights)
+        loaded.load_state_dict(_of_network(checkpoint["state_dict"]))
     return loaded
+
+
+def load_weights(path: Path, network: nn.Module) -> None:
+    """Start `network` with the weights in a file: a checkpoint, a state dict or safetensors.
+
+    Its last layer stays new if the file's is of other classes.
+
+    Raises:
+        UserError: the file cannot be read, or is of another network.
+    """
+    with _using(path):
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # an optional extra
+
+            weights = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            weights = content.get("state_dict", content)
+        weights = _of_network(weights) or weights
+        head = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
+        own = network.state_dict()
+        new = {f"{name}.{kind}" for name in head for kind in ("weight", "bias")} & own.keys()
+        if any(key in weights and weights[key].shape != own[key].shape for key in new):
+            log.info("%s: its last layer is of other classes and stays new.", path)
+            weights = {**weights, **{key: own[key] for key in new}}
+        network.load_state_dict(weights)
+
+
+def _of_network(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of a classifier's network."""
+    return {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any], sweep: bool, pl
     log.info("Rate %g (%s), %s on %s, %d threads", lr, source, machine.precision, where, threads)
     # With these a checkpoint can be used without its run.
     config = OmegaConf.to_container(cfg, resolve=True)
-    classifier.hparams.update(lr=lr, config=config, precision=machine.precision)
+    classifier.hparams.update(lr=lr, config=config, precision=machine.precision, mean=data.mean, std=data.std)
     classifier.example_input_array = sample  # for sizes in the model summary
     last = str(run_dir / rundir.LAST) if cfg.resume else None
     trainer.fit(classifier, datamodule=data, ckpt_path=last, weights_only=True)

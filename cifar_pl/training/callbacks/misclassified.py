@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -12,7 +12,7 @@ from torch import nn
 
 from cifar_pl.errors import checked
 from cifar_pl.evaluation import cases, gallery
-from cifar_pl.evaluation.gradcam import heat_maps
+from cifar_pl.evaluation.gradcam import heat_maps, last_map
 from cifar_pl.evaluation.predictions import SPLITS, Predictions
 from cifar_pl.reporting import figures
 from cifar_pl.runs import checkpoints, files, rundir
@@ -21,7 +21,7 @@ from cifar_pl.training.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
-Layers = Annotated[Sequence[str], Field(min_length=1)]
+Layers = Literal["auto"] | Annotated[Sequence[str], Field(min_length=1)]
 
 
 class Misclassified(Callback):
@@ -33,13 +33,16 @@ class Misclassified(Callback):
     """
 
     @checked
-    def __init__(self, run_dir: str | Path, number: PositiveInt = 25, layers: Layers = ("layer3",)) -> None:
-        """Show up to `number` mistakes in `run_dir`, with heat maps of these `layers`."""
-        self._run_dir, self._number, self._layers = Path(run_dir), number, list(layers)
+    def __init__(self, run_dir: str | Path, number: PositiveInt = 25, layers: Layers = "auto") -> None:
+        """Show up to `number` mistakes in `run_dir`, with heat maps of these `layers`, or of `gradcam.last_map`."""
+        self._run_dir, self._number, self._layers = Path(run_dir), number, layers
 
     def check(self, network: nn.Module, image: torch.Tensor) -> None:
         """Explain one image, uint8 (1, 3, H, W), so that unfit layers are refused now and not after hours."""
-        heat_maps(network, self._layers, image, torch.tensor([0]), "cpu")
+        heat_maps(network, self._shown(network, image.shape[-1]), image, torch.tensor([0]), "cpu")
+
+    def _shown(self, network: nn.Module, image_size: int) -> list[str]:
+        return [last_map(network, image_size)] if self._layers == "auto" else list(self._layers)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
         if "val" not in pl_module.predictions or not trainer.is_global_zero:
@@ -71,8 +74,9 @@ class Misclassified(Callback):
             title = f"{len(mistakes)} most confidently wrong of {wrong} misclassified {what} (of {total})"
             data, device = data_of(trainer), trainer.strategy.root_device
             images = data.pixels(split, [case.index for case in mistakes])
+            layers = self._shown(network, images.shape[1])
             shown = gallery.explain(
-                network, split, mistakes, images, classes, title, self._layers, device=device, fill=data.mean
+                network, split, mistakes, images, classes, title, layers, device=device, fill=data.mean
             )
             files.write_npz(self._run_dir / rundir.GALLERY, shown._asdict())
             publish(trainer, self._run_dir, "misclassified", figures.gallery(shown))

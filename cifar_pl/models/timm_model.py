@@ -1,0 +1,45 @@
+"""A network of timm, the optional library of image models, by its name."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from cifar_pl.errors import UserError
+from cifar_pl.models.resnet import Normalize
+
+
+class Named(nn.Module):
+    """A network of timm on uint8 images (N, 3, H, W)."""
+
+    def __init__(self, network: nn.Module, normalize: Normalize) -> None:
+        super().__init__()
+        self.network, self.normalize = network, normalize
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        logits: torch.Tensor = self.network(self.normalize(image))
+        return logits
+
+
+def timm_model(
+    num_classes: int, mean: Sequence[float], std: Sequence[float], name: str, drop_rate: float = 0.0
+) -> nn.Module:
+    """The network that timm calls `name`, with fresh weights.
+
+    Args:
+        num_classes: Length of the logits.
+        mean: Mean of each channel of the training images, in [0, 1].
+        std: Standard deviation of each channel.
+        name: One of `timm.list_models()`.
+        drop_rate: Of dropout before the last layer.
+
+    Raises:
+        UserError: timm is not installed, or knows no such network.
+    """
+    try:
+        import timm  # an optional extra
+    except ModuleNotFoundError as error:
+        raise UserError(f'{error}. Install it: pip install -e ".[timm]"') from error
+    if not timm.is_model(name):
+        raise UserError(f"model.name={name}: timm has no such network. See timm.list_models().")
+    return Named(timm.create_model(name, num_classes=num_classes, drop_rate=drop_rate), Normalize(mean, std))

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from cifar_pl.cli import command
 from cifar_pl.config import parts, schema
-from cifar_pl.data import cifar10
+from cifar_pl.data.cifar10 import CIFAR10
 from cifar_pl.data.images import Images, Source
 from cifar_pl.errors import UserError
 from cifar_pl.machine import hardware
@@ -77,7 +77,7 @@ def _places(cfg: DictConfig) -> Iterator[Line]:
         )
         yield str(shm), f"{free / MB:.0f} MB free", short if free < need else ""
     root = Path(cfg.data.root)
-    found = [place for name in (cifar10.FOLDER, cifar10.ARCHIVE) if (place := root / name).exists()]
+    found = [place for name in (CIFAR10.folder, CIFAR10.archive) if (place := root / name).exists()]
     first = "The first run downloads its 170 MB; data=digits needs nothing."
     yield "CIFAR-10", str(found[0]) if found else f"not in {root.resolve()}", "" if found else first
 

@@ -39,7 +39,7 @@ def test_torchvisions_networks_take_the_weights_as_they_are(depth: Literal[18, 3
         torch.testing.assert_close(ours(image), theirs((image / 255 - 0.5) / 0.25))
 
 
-def test_weights_of_version_0_2_0_bring_their_normalisation() -> None:
+def test_weights_of_older_runs_bring_their_normalisation() -> None:
     network, old = resnet(10, [0.1] * 3, [0.2] * 3).eval(), resnet(10, [0.0] * 3, [1.0] * 3).eval()
     weights = network.state_dict()
     weights["conv1.conv.weight"] = weights.pop("conv1.weight")

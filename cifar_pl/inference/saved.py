@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "cifar_pl.models.resnet.resnet": resnet,
     "cifar_pl.models.timm_model.timm_model": timm_model,
-    "cifar_pl.models.resnet18.resnet18": resnet,  # version 0.2.0
+    "cifar_pl.models.resnet18.resnet18": resnet,  # its name before
 }
 SOURCES: dict[str, Callable[..., Source]] = {
     f"{source.__module__}.{source.__name__}": source for source in (digits, cifar10, cifar100, image_folder)
@@ -136,7 +136,7 @@ def _open(directory: Path, checkpoint: Path, lone: bool) -> Saved:
     config = known["config"] if lone else rundir.read_config(directory)
     classes = list(known["classes"])
     model = {key: value for key, value in config["model"].items() if key != "weights"}  # it has its own
-    # Of version 0.2.0 they are among the weights.
+    # Of older runs they are among the weights.
     statistics = {"mean": known.get("mean", (0.0,) * 3), "std": known.get("std", (1.0,) * 3)}
     network = complete(_named(model, NETWORKS), "model", num_classes=len(classes), **statistics)
     network = checkpoints.load_network(checkpoint, content, network)

@@ -45,7 +45,7 @@ class Normalize(nn.Module):
         return (image / 255 - self.mean) / self.std
 
     def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *others: Any) -> None:
-        for name in ("mean", "std"):  # among the weights of version 0.2.0
+        for name in ("mean", "std"):  # among the weights of older runs
             if (value := state_dict.pop(f"{prefix}{name}", None)) is not None:
                 getattr(self, name).copy_(value)
 
@@ -64,13 +64,14 @@ class BatchNormDropout(nn.BatchNorm2d):
         return F.dropout2d(super().forward(input), self.p, self.training)
 
 
-class Network(ResNet):
+class Network(ResNet):  # type: ignore[misc]  # torchvision ships no types
     """The ResNet of torchvision, with the same names of weights, on uint8 images (N, 3, H, W)."""
 
-    normalize: Normalize
+    normalize: nn.Module
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:  # noqa: D102
-        return super().forward(self.normalize(image))
+        logits: torch.Tensor = super().forward(self.normalize(image))
+        return logits
 
     def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *others: Any) -> None:
         for old, new in OLD.items():

@@ -101,7 +101,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     with files.reading(run_dir / CONFIG) as file:
         config: dict[str, Any] = yaml.safe_load(file)
         require(isinstance(config, dict), "it holds no mapping")
-    if (model := config.get("model") or {}).get("_target_") == "cifar_pl.models.resnet18.resnet18":  # version 0.2.0
+    if (model := config.get("model") or {}).get("_target_") == "cifar_pl.models.resnet18.resnet18":  # before
         model["_target_"] = "cifar_pl.models.resnet.resnet"
     return config
 

@@ -350,6 +350,7 @@ def test_what_is_no_image_or_a_copy_is_left_out_and_named_or_refused(
         ("train/bird", Path.mkdir, ["nothing to train on of bird"]),
         ("test/bird", lambda path: shutil.copytree(path.with_name("dog"), path), ["nothing to train on of bird"]),
         ("nowhere", lambda _: None, ["there is no such folder"]),
+        ("nowhere", lambda path: save(path / "cat/0.png", np.zeros((8, 8, 3), np.uint8)), ["not two classes"]),
     ],
 )
 def test_a_class_that_cannot_be_trained_on_is_refused(
@@ -360,6 +361,7 @@ def test_a_class_that_cannot_be_trained_on_is_refused(
         folder.image_folder(root / name if name == "nowhere" else root, image_size=8)
     for word in (name.rpartition("/")[2], *words):
         assert word in str(caught.value)
+    assert not (root / "nowhere/.cifar_pl").exists()
 
 
 def left(root: Path) -> set[str]:

@@ -62,10 +62,10 @@ def image_folder(
     root = Path(root)
     place = (root.parent if root.is_file() else root) / ".cifar_pl"
     found = _files(root)
-    if not any(file.part == "test" for file in found):
-        found = _held_out(found, place / f"test-{test_size}-{test_seed}.json", test_size, test_seed)
     classes = tuple(sorted({file.label for file in found if file.part == "train"}))
     require(len(classes) > 1, f"data.root={root}: there are not two classes to train on. {LAYOUTS}")
+    if not any(file.part == "test" for file in found):
+        found = _held_out(found, place / f"test-{test_size}-{test_seed}.json", test_size, test_seed)
     check_memory(len(found), image_size)
     key = sha256(repr((VERSION, image_size, [_stamp(file) for file in found])).encode()).hexdigest()[:16]
     shape = (image_size, image_size, 3)

@@ -76,10 +76,11 @@ def _places(cfg: DictConfig) -> Iterator[Line]:
             f"{workers} loaders keep {need / MB:.0f} MB of images in it: docker run --shm-size, or data.num_workers=0."
         )
         yield str(shm), f"{free / MB:.0f} MB free", short if free < need else ""
-    root = Path(cfg.data.root)
-    found = [place for name in (CIFAR10.folder, CIFAR10.archive) if (place := root / name).exists()]
-    first = "The first run downloads its 170 MB; data=digits needs nothing."
-    yield "CIFAR-10", str(found[0]) if found else f"not in {root.resolve()}", "" if found else first
+    if cfg.data.source._target_ == "cifar_pl.data.cifar10.cifar10":
+        root = Path(cfg.data.root)
+        found = [place for name in (CIFAR10.folder, CIFAR10.archive) if (place := root / name).exists()]
+        first = "The first run downloads its 170 MB; data=digits needs nothing."
+        yield "CIFAR-10", str(found[0]) if found else f"not in {root.resolve()}", "" if found else first
 
 
 def _speed(cfg: DictConfig) -> Iterator[Line]:
@@ -94,7 +95,7 @@ def _speed(cfg: DictConfig) -> Iterator[Line]:
         epoch = seconds * (IMAGES // size)
         about = f"{epoch / 60:.0f} minutes" if epoch > 120 else f"{epoch:.0f} seconds"
         how = f"{1000 * seconds:.0f} ms per step of {size} images, {machine.precision}"
-        yield device, f"{how}: an epoch of CIFAR-10 takes about {about} here", ""
+        yield device, f"{how}: an epoch of {IMAGES:,} images (CIFAR-10) takes about {about} here", ""
 
 
 def noise(number: int, image_size: int) -> Source:

@@ -35,7 +35,11 @@ def test_every_line_is_told_with_what_to_change(
         assert re.search(f"^{line}", said, re.MULTILINE), said
     assert "-> CIFAR-10's archive takes 170 MB" in said
     assert "-> The first run downloads" in said
-    assert re.search(r"^cpu .* per step of 16 images, .* CIFAR-10 takes about \d+ (seconds|minutes) here$", said, re.M)
+    assert re.search(
+        r"^cpu .* per step of 16 images, .* of 50,000 images \(CIFAR-10\) takes about \d+ (seconds|minutes) here$",
+        said,
+        re.M,
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-CLONED = (Path(__file__).parents[2] / "train.py").is_file()
-TRAIN = "python train.py" if CLONED else "cifar-pl train"  # what to type
+TRAIN = "python train.py" if (Path(__file__).parents[2] / "train.py").is_file() else "cifar-pl train"  # what to type
 
 
 def key_of(override: str) -> str:

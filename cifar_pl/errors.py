@@ -3,8 +3,10 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
+CLONED = (Path(__file__).parents[1] / "train.py").is_file()  # and not installed from a wheel
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -17,6 +19,11 @@ class UserError(ValueError):
 
 class Pruned(Exception):  # noqa: N818 - no error
     """A search ended this run early, because it does worse than most: the message says when."""
+
+
+def install(extra: str) -> str:
+    """What to type for an optional part; in an environment that has a wheel, the part's packages alone are missing."""
+    return f'pip install -e ".[{extra}]"' if CLONED else f'pip install "cifar-pl[{extra}]"'
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cifar_pl.cli import command
-from cifar_pl.errors import UserError, require
+from cifar_pl.errors import UserError, install, require
 from cifar_pl.inference import saved
 from cifar_pl.inference.saved import Saved
 from cifar_pl.models.resnet import Normalize
@@ -51,7 +51,7 @@ def main() -> None:
         exported = [_run_onnx(onnx, images.numpy()), _run_safetensors(safetensors, network, images)]
         exported += [_run_program(program, images)]
     except ModuleNotFoundError as error:
-        raise UserError(f'{error}. Install what exporting needs: pip install -e ".[export]"') from error
+        raise UserError(f"{error}. Install what exporting needs: {install('export')}") from error
     difference = max(float(np.abs(p - expected).max()) for p in exported)
     require(difference < TOLERANCE, f"The exported network gives other probabilities, by up to {difference:.1e}.")
     files.write(out / "model.onnx", onnx)

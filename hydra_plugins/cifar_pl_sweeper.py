@@ -7,7 +7,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from cifar_pl.errors import UserError
+from cifar_pl.errors import UserError, install
 
 
 class CifarSweeper(Sweeper):
@@ -33,7 +33,7 @@ class CifarSweeper(Sweeper):
             try:
                 from cifar_pl.sweeps import search
             except ModuleNotFoundError as error:
-                raise UserError(f'sweep=search: {error} It is an optional part: pip install -e ".[sweep]"') from error
+                raise UserError(f"sweep=search: {error} It is an optional part: {install('sweep')}") from error
             plan = search.trials
         typed = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(arguments)
         sweep.run(plan, self.config, self.launcher, typed, self.validate_batch_is_legal)

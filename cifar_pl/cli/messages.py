@@ -6,7 +6,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_pl.config import schema
-from cifar_pl.errors import UserError, full_key, nearest
+from cifar_pl.errors import UserError, full_key, install, nearest
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -30,7 +30,7 @@ def explain(error: BaseException) -> str:
 
 def _hint(text: str) -> str:
     if "hydra/launcher/submitit" in text:
-        return ' It is an optional part: pip install -e ".[sweep]"'
+        return f" It is an optional part: {install('sweep')}"
     if option := re.search(r"Could not find '([\w-]+)/([^']+)'", text):
         return nearest(option[2], (path.stem for path in (schema.CONF / option[1]).glob("*.yaml")))
     if key := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):

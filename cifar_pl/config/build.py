@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_pl.errors import UserError, complete, full_key, reason
+from cifar_pl.errors import UserError, complete, full_key, install, reason
 
 
 def build(node: DictConfig, name: str = "", **known: Any) -> Any:
@@ -27,7 +27,7 @@ def build(node: DictConfig, name: str = "", **known: Any) -> Any:
         if isinstance(cause, UserError):
             raise cause from None
         if isinstance(cause, ModuleNotFoundError):
-            raise UserError(f'{name}: {cause} Install it: pip install -e ".[{name.rpartition(".")[2]}]"') from error
+            raise UserError(f"{name}: {cause} Install it: {install(name.rpartition('.')[2])}") from error
         message = reason(cause, full_key(str(error)) or name)
         raise UserError(_as_typed(message, node)) from error
     except UserError as error:

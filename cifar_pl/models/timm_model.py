@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cifar_pl.errors import UserError
+from cifar_pl.errors import UserError, install
 from cifar_pl.models.resnet import Normalize
 
 
@@ -39,7 +39,7 @@ def timm_model(
     try:
         import timm  # an optional extra
     except ModuleNotFoundError as error:
-        raise UserError(f'{error}. Install it: pip install -e ".[timm]"') from error
+        raise UserError(f"{error}. Install it: {install('timm')}") from error
     if not timm.is_model(name):
         raise UserError(f"model.name={name}: timm has no such network. See timm.list_models().")
     return Named(timm.create_model(name, num_classes=num_classes, drop_rate=drop_rate), Normalize(mean, std))

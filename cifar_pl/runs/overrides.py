@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TRAIN = "python train.py" if (Path(__file__).parents[2] / "train.py").is_file() else "cifar-pl train"  # what to type
+from cifar_pl.errors import CLONED
+
+TRAIN = "python train.py" if CLONED else "cifar-pl train"  # what to type
 
 
 def key_of(override: str) -> str:

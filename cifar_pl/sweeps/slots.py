@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.plugins.launcher import Launcher
 
-from cifar_pl.errors import require
+from cifar_pl.errors import install, require
 from cifar_pl.machine import hardware
 
 PER_GPU, CORES = 2, 3  # runs on one GPU, if each has so many cores: a run waits for its Python
@@ -26,7 +26,7 @@ def allocate(launcher: Launcher, at_once: Any) -> list[Slot]:
     require(
         kind != "BasicLauncher" or at_once in (None, 1),
         f"sweep.at_once={at_once}: in one process runs follow one another. "
-        'Add hydra/launcher=local (pip install -e ".[sweep]"), which gives each a process of its own.',
+        f"Add hydra/launcher=local ({install('sweep')}), which gives each a process of its own.",
     )
     if kind == "BasicLauncher":
         return []

@@ -58,9 +58,9 @@ def test_a_mistake_that_only_the_data_shows_is_told_too(train: Train, tmp_path: 
     assert result.stderr.startswith("\nerror: data.root=")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert "nowhere/train" in result.stderr
+    assert "nowhere: there is no such folder" in result.stderr
     (status,) = tmp_path.glob("outputs/*/*/status.json")
-    assert "nowhere/train" in json.loads(status.read_text())["error"]
+    assert "nowhere: there is no such folder" in json.loads(status.read_text())["error"]
 
 
 def test_full_errors_on_request(tmp_path: Path) -> None:

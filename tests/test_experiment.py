@@ -314,7 +314,7 @@ def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_ex
         (("aug=cutout", "aug.cutout.hole=9"), r"aug does not fit images of 8 pixels"),
         (("aug=cutout", "aug.cutout.number=0"), r"aug\.cutout\.number=0"),
         (("scheduler.pct_start=1.5",), r"pct_start=1\.5"),
-        (("+model.depth=9",), r"model\.depth=9: Unexpected keyword argument"),
+        (("+model.width=9",), r"model\.width=9: Unexpected keyword argument"),
         (("+trainer.epochs=9",), r"trainer: .*epochs"),
         (("optimizer.momentum=-1",), r"optimizer: .*momentum"),
         (("protocol=lucky",), "^protocol=lucky: it must be 'honest' or 'published'"),

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.common import RESULTS
 from benchmarks.rates import judging, measuring
+from cifar_pl.data import cifar10 as official
 from cifar_pl.runs import files
 from cifar_pl.training import lr_finder
 from tests.test_sources import write_batches
@@ -48,12 +49,12 @@ def test_a_suggestion_is_judged_by_factor_and_points() -> None:
 def test_the_study_reads_no_test_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "HELD_OUT", 4)
     _, files_md5, _ = write_batches(tmp_path)
-    monkeypatch.setattr("cifar_pl.data.cifar10.FILES_MD5", files_md5)
-    official = measuring.cifar10(tmp_path)
+    monkeypatch.setattr(official, "CIFAR10", official.CIFAR10._replace(files_md5=files_md5))
+    whole = measuring.cifar10(tmp_path)
     source = measuring.part(32, 3, root=tmp_path)
     assert (len(source.train), len(source.test)) == (3, 4)
     taken = np.concatenate([source.train.pixels, source.test.pixels])
     assert len(np.unique(taken.reshape(7, -1), axis=0)) == 7
-    training = {image.tobytes() for image in official.train.pixels}
+    training = {image.tobytes() for image in whole.train.pixels}
     assert all(image.tobytes() in training for image in taken)
     assert measuring.part(8, 3, root=tmp_path).train.pixels.shape == (3, 8, 8, 3)

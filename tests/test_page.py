@@ -180,6 +180,17 @@ def test_an_unfinished_runs_page_says_what_was_not_read(tmp_path: Path) -> None:
     assert "not the weights that the run tested" in (tmp_path / "report.html").read_text()
 
 
+def test_a_run_without_a_mistake_has_no_section_of_mistakes_or_suspect_labels(tmp_path: Path) -> None:
+    predictions = small_run(tmp_path)
+    right = torch.nn.functional.one_hot(predictions.label, 3) * 9.0
+    for logits, there in ((predictions.logits, True), (right, False)):
+        shown = {"val": predictions._replace(logits=logits)}
+        page.write(tmp_path, tmp_path / "report.html", FACTS, shown, images())
+        text = (tmp_path / "report.html").read_text()
+        assert all((f'id="{section}"' in text) == there for section in ("mistakes", "labels"))
+    assert (tmp_path / "suspect_labels_val.csv").read_text().count("\n") == 1  # its header
+
+
 def test_photographs_do_not_make_the_page_large(tmp_path: Path) -> None:
     predictions = small_run(tmp_path)
     photograph = Image.open(Path(sklearn.datasets.__file__).parent / "images/china.jpg").crop((0, 0, 224, 224))

@@ -160,11 +160,8 @@ def _lists(first: Configuration, second: Configuration) -> list[str]:
 
 def _wall(votes: Votes) -> dict[str, Any] | None:
     """The images that every run gets wrong, those first of which most runs say the same; None without any."""
-    rows = votes.all_wrong()
-    if not len(rows):
-        return None
-    classes = votes.counts.shape[1]
-    if (data := kept.images(votes.runs[0], votes.split, votes.index, votes.label, classes)) is None:
+    rows, images = votes.all_wrong(), (votes.runs[0], votes.split, votes.index, votes.label, votes.counts.shape[1])
+    if not len(rows) or (data := kept.images(*images)) is None:
         return None
     names, shown = data.load().classes, rows[:WALL]
     said = votes.counts[shown].argmax(1).tolist()

@@ -91,7 +91,7 @@ def write(
         labels=data.labels("train"),
         methods=METHODS,
         overlay=figures.overlay,
-        suspects=suspects,
+        suspects={split: found for split, found in suspects.items() if found},
         doubted={split: {case.index: n for n, case in enumerate(found, 1)} for split, found in suspects.items()},
         shown=SUSPECTS,
         pixels=data.pixels,

@@ -41,7 +41,7 @@ def record(runs: list[Path], data: str) -> dict[str, Any]:
         sys.exit(f"These runs are not one experiment at one clean commit: {sorted(commands)}, {commits}")
     record = {
         "benchmark": "accuracy",
-        "command": f"python train.py {commands.pop()}",
+        "command": f"python train.py {commands.pop()}".rstrip(),
         "commit": commits.pop(),
         "hardware": first["hardware"],
         "versions": first["versions"],

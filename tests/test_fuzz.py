@@ -268,7 +268,7 @@ def test_a_spoiled_cifar10_is_refused_by_its_md5(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record, what: str
 ) -> None:
     folder, md5s, _ = write_batches(tmp_path, images_per_batch=1)
-    monkeypatch.setattr(official, "FILES_MD5", md5s)
+    monkeypatch.setattr(official, "CIFAR10", official.CIFAR10._replace(files_md5=md5s))
     file = folder / "test_batch"
     if what == "archive":
         file = pack(folder)

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from cifar_pl import export, predict
@@ -37,6 +38,17 @@ def test_each_is_trained_resumed_explained_exported_and_predicts(
     assert ask(predict.main, tmp_path / "run", tmp_path / "run/figures/curves.png", "--cam", tmp_path / "maps") == 0
     assert "curves.png" in capsys.readouterr().out
     assert len(list((tmp_path / "maps").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_started_from_weights_resumes_without_their_file(train: Train, tmp_path: Path) -> None:
+    torch.save(resnet(10, [0.5] * 3, [0.25] * 3).state_dict(), tmp_path / "weights.pt")
+    result = train(*SHORT, "data.image_size=8", "model.weights=weights.pt")
+    assert result.returncode == 0, result.stderr
+    (tmp_path / "weights.pt").unlink()
+    result = train("resume=run", "trainer.max_epochs=2")
+    assert result.returncode == 0, result.stderr
+    assert files.read_json(tmp_path / "run/summary.json")["epochs"] == 2
 
 
 @pytest.mark.parametrize(("image_size", "layer"), [(16, "layer2"), (32, "layer3"), (64, "layer2"), (224, "layer4")])
@@ -73,6 +85,15 @@ def test_weights_of_the_same_classes_are_taken_whole(tmp_path: Path) -> None:
     torch.save(one.state_dict(), tmp_path / "weights.pt")
     load_weights(tmp_path / "weights.pt", other)
     assert all(torch.equal(value, one.state_dict()[name]) for name, value in weights(other).items())
+
+
+def test_weights_of_timm_are_taken_under_its_names_and_ours(tmp_path: Path) -> None:
+    one, other, third = (timm_model(3, [0.5] * 3, [0.25] * 3, "resnet10t") for _ in range(3))
+    torch.save(one.network.state_dict(), tmp_path / "timm.pt")
+    save_file(weights(one), tmp_path / "exported.safetensors")
+    for network, name in ((other, "timm.pt"), (third, "exported.safetensors")):
+        load_weights(tmp_path / name, network)
+        assert all(torch.equal(value, one.state_dict()[key]) for key, value in weights(network).items())
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def network(cfg: DictConfig, data: DataModule, accelerator: str) -> nn.Module:
     model = OmegaConf.create({key: value for key, value in cfg.model.items() if key != "weights"})
     made: nn.Module = build(model, "model", num_classes=len(classes), mean=data.mean, std=data.std)
     if cfg.model.get("weights"):
-        checkpoints.load_weights(Path(str(cfg.model.weights)), made)
+        if not cfg.resume:  # its checkpoint has them, and the file may be gone
+            checkpoints.load_weights(Path(str(cfg.model.weights)), made)
     elif cfg.whiten:
         pixels = data.pixels("train", data.batch("train", 0, WHITENING_IMAGES).index.numpy())
         whiten(made, torch.from_numpy(pixels).permute(0, 3, 1, 2))

@@ -106,9 +106,10 @@ def load_weights(path: Path, network: nn.Module) -> None:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
             weights = content.get("state_dict", content)
-        weights = _of_network(weights) or weights
-        head = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
         own = network.state_dict()
+        names = (weights, _of_network(weights), {f"network.{k}": v for k, v in weights.items()})  # the last: timm's own
+        weights = max(names, key=lambda named: len(named.keys() & own.keys()))
+        head = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
         new = {f"{name}.{kind}" for name in head for kind in ("weight", "bias")} & own.keys()
         if any(key in weights and weights[key].shape != own[key].shape for key in new):
             log.info("%s: its last layer is of other classes and stays new.", path)

@@ -56,6 +56,11 @@ def test_heat_maps_are_of_the_last_layer_with_seven_pixels_or_more(image_size: i
     assert last_map(resnet(2, [0.5] * 3, [0.25] * 3, image_size=image_size), image_size) == layer
 
 
+def test_attention_is_no_map() -> None:
+    network = timm_model(2, [0.5] * 3, [0.25] * 3, "vit_tiny_patch16_224")
+    assert last_map(network, 224).startswith("network.patch_embed.")  # tokens follow, which have no places in rows
+
+
 def test_a_network_without_maps_is_refused() -> None:
     class Flat(nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -85,7 +85,8 @@ def last_map(network: nn.Module, image_size: int) -> str:
         for name, module in spare.named_modules():
 
             def seen(_module: nn.Module, _images: Any, maps: Any, name: str = name) -> None:
-                if name and isinstance(maps, torch.Tensor) and maps.dim() == 4:
+                # Images are square, and so are their maps; attention is not: heads of tokens.
+                if name and isinstance(maps, torch.Tensor) and maps.dim() == 4 and maps.shape[2] == maps.shape[3]:
                     sizes.pop(name, None)  # so that names are in the order of their last use
                     sizes[name] = min(maps.shape[2:])
 

@@ -58,3 +58,10 @@ def test_no_option_is_a_yaml_boolean() -> None:
         "true",
         "false",
     }
+
+
+@pytest.mark.parametrize(("typed", "lr"), [((), 0.0125), (("data.batch_size=128",), 0.1), (("optimizer.lr=0.3",), 0.3)])
+def test_the_rate_for_own_images_is_in_proportion_to_the_size_of_steps(
+    config: Callable[..., DictConfig], typed: tuple[str, ...], lr: float
+) -> None:
+    assert config("data=image_folder", *typed).optimizer.lr == lr

@@ -118,6 +118,7 @@ def register_resolvers() -> None:
     resolvers: dict[str, Callable[..., Any]] = {
         "run_id": lambda: _alone(run_id, started),  # four hex digits for each process
         "share": overrides.share,
+        "scaled": overrides.scaled,
         "direction": lambda monitor: MONITORS.get(monitor, "max"),
         "hydra_dir": _hydra_dir,
         "gpus": lambda *asked: import_module("cifar_pl.machine.slurm").gpus(*asked),  # submitit is an optional part

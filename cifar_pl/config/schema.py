@@ -77,6 +77,7 @@ def check(config: DictConfig) -> None:
 
 def _check(key: str, value: Any) -> None:
     shipped = [] if key in FREE else values().get(key, [])
+    shipped = [one for one in shipped if "${" not in str(one)] or shipped
     if isinstance(value, dict) and (not shipped or {} in shipped):
         for name, inner in value.items():
             _check(f"{key}.{name}", inner)

@@ -26,6 +26,14 @@ def share(part: float, of: int) -> int:
     return math.floor(part * of + 1e-9)
 
 
+def scaled(rate: float, batch_size: int) -> float:
+    """`${scaled:rate,batch_size}` of a config: a rate for steps of 128 images, for others in proportion.
+
+    Goyal et al. (2017, arXiv 1706.02677), section 2.1.
+    """
+    return rate * batch_size / 128
+
+
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists stay as they are."""
     if isinstance(node, Mapping) and node:

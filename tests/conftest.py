@@ -58,8 +58,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def uses_run(item: pytest.Item) -> bool:
         return "finished_run" in getattr(item, "fixturenames", ())
 
-    first = next(filter(uses_run, items), None)
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item is not first, uses_run(item)))
+    def quick(item: pytest.Item) -> bool:
+        return item.get_closest_marker("slow") is None
+
+    first = next((item for item in items if uses_run(item) and quick(item)), None)
+    items.sort(key=lambda item: (quick(item), item is not first, uses_run(item)))
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ def test_a_mistake_gets_one_message_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_mistake_that_only_the_data_shows_is_told_too(train: Train, tmp_path: Path) -> None:
     result = train("data=image_folder", "data.root=nowhere")
     assert result.stderr.startswith("\nerror: data.root=")

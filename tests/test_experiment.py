@@ -136,6 +136,7 @@ def test_tensorboard_has_curves_pictures_and_comparable_hparams(run: Path) -> No
 QUICK = (*TINY, "trainer.max_epochs=4", "+trainer.limit_train_batches=3", "optimizer.lr=0.02")
 
 
+@pytest.mark.slow
 def test_the_finder_changes_nothing_but_the_rate(config: Callable[..., DictConfig], tmp_path: Path) -> None:
     with_finder, without = tmp_path / "with", tmp_path / "without"
     short = (*QUICK, *LEAN, "trainer.max_epochs=2")
@@ -270,6 +271,7 @@ def test_more_epochs_continue_a_constant_run_as_a_longer_one(config: Callable[..
     assert (git["begun"], git["dirty"]) == (begun, True)  # of two codes, so it is no result of either
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_checkpoint_is_tested_and_test_images_are_explained(
     config: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
@@ -397,6 +399,7 @@ def test_a_run_that_failed_in_its_first_epoch_begins_again(config: Callable[...,
         experiment.run(config(*once, run_dir=run_dir))
 
 
+@pytest.mark.slow
 def test_the_best_has_the_lowest_loss_if_that_is_monitored(config: Callable[..., DictConfig], tmp_path: Path) -> None:
     stop = ("callbacks=early_stopping", "callbacks.misclassified=null", "monitor=val/loss", "optimizer.lr=0.05")
     cfg = config(*[o for o in QUICK if not o.startswith("callbacks.")], *stop, run_dir=tmp_path)
@@ -426,6 +429,7 @@ def test_whatever_needs_no_training_is_refused_before_the_range_test(
         assert not (tmp_path / str(number) / "lr_finder.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_carries_its_own_epochs_validation_or_none(
     config: Callable[..., DictConfig], tmp_path: Path
 ) -> None:

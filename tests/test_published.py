@@ -365,6 +365,7 @@ def test_a_whole_honest_run_opens_the_test_images_after_training(
             experiment.run(cfg)
 
 
+@pytest.mark.slow
 def test_a_test_selected_run_is_marked_everywhere(
     config: Callable[..., DictConfig],
     tmp_path: Path,
@@ -396,6 +397,7 @@ def test_a_test_selected_run_is_marked_everywhere(
     assert b"test-selected" in text.tensor_proto.string_val[0]
 
 
+@pytest.mark.slow
 def test_a_range_test_may_only_report(config: Callable[..., DictConfig], tmp_path: Path) -> None:
     only = (*RANGE_TEST, "lr_finder.apply=false", "scheduler=constant", "optimizer.lr=0.03")
     experiment.run(config(*TINY, *LEAN, *only, "trainer.max_epochs=1", "+trainer.limit_train_batches=2"))

@@ -63,6 +63,7 @@ LAUNCHED = [line for line in LINES if line.startswith(("torchrun ", "sbatch ", "
 INSTALLED = {"tensorboard": "tensorboard", "optuna-dashboard": "optuna_dashboard", "pytest": "pytest"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", SINGLE, ids=" ".join)
 def test_every_single_run_runs(command: list[str], config: Callable[..., DictConfig], tmp_path: Path) -> None:
     small = [*SMALL, *(SMALL_NETWORK if command else ())]  # the bare command trains ResNet18
@@ -107,6 +108,7 @@ def test_every_sweep_for_slurm_asks_slurm_for_what_is_typed(command: list[str], 
         assert str(launcher[key]) == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", MODULES, ids=lambda line: line[19:])
 def test_every_command_for_a_finished_run_runs(
     line: str, finished_run: Path, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

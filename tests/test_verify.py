@@ -10,6 +10,7 @@ from cifar_pl.runs import files
 from tests.conftest import Ask
 
 
+@pytest.mark.slow
 def test_the_first_steps_are_the_same_bits_or_the_difference_is_told(
     own_run: Path, ask: Ask, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 SCRIPT = """
@@ -32,6 +34,7 @@ command.run(lambda: command._terminate(signal.SIGTERM, None))  # no requeue: it 
 """
 
 
+@pytest.mark.slow
 def test_every_module_is_imported_and_jobs_run_without_the_signals_that_are_unixs_own() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 143, done.stderr

@@ -58,7 +58,7 @@ class Explored(NamedTuple):
                     neighbours, int(file["compared"]), file["mapped"], file["place"], int(file["train"])
                 ).validated()
         except Exception as error:  # numpy raises many kinds for damaged files
-            raise UserError(f"{path} cannot be used: {error} It is damaged.") from error
+            raise UserError(f"{path} cannot be used: {error} It is damaged, or of another version.") from error
 
     def arrays(self) -> dict[str, Any]:
         """One array per name, for `files.write_npz`."""

@@ -17,7 +17,7 @@ from cifar_pl.runs import compare
 def html(text: str, *shown: Figure) -> str:
     """Text as it is, and figures below it."""
     pictures = (f'<img src="data:image/png;base64,{b64encode(figures.png(one)).decode()}">' for one in shown)
-    return f"<pre>{escape(text)}</pre>{''.join(pictures)}"
+    return (f"<pre>{escape(text)}</pre>" if text else "") + "".join(pictures)
 
 
 class Shown(NamedTuple):

@@ -1,7 +1,7 @@
 """CIFAR-10 experiment bench: train ResNet18, then look at what it gets wrong.
 
 The path of an image: bytes on disk -> `data` (uint8 arrays, split, augmented, batches of uint8) -> `models/resnet`
-(its first layer normalises) -> `training/classifier` (loss, metrics) -> `evaluation` (predictions, Grad-CAM) ->
+(which normalises) -> `training/classifier` (loss, metrics) -> `evaluation` (predictions, Grad-CAM) ->
 `reporting` (the page). `training/experiment` puts the parts together out of `conf/`; `cli/command` wraps it on a shell.
 """
 
@@ -24,6 +24,5 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(
-        import_module("cifar_pl.api"), name
-    )  # 5 s of torch and Lightning that `import cifar_pl` does without
+    # 5 s of torch and Lightning that `import cifar_pl` does without
+    return getattr(import_module("cifar_pl.api"), name)

@@ -22,7 +22,7 @@ from cifar_pl.inference import saved
 from cifar_pl.inference.saved import Saved
 from cifar_pl.reporting import figures
 from cifar_pl.reporting.notebook import Comparison, Gallery, html
-from cifar_pl.runs import files, rundir, summary
+from cifar_pl.runs import rundir, summary
 from cifar_pl.runs.overrides import TRAIN
 from cifar_pl.runs.record import list_runs
 from cifar_pl.training import experiment
@@ -60,11 +60,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """What summary.json holds, or status.json if the run is not finished."""
-        if self._path.is_file():
-            return self.saved.facts
-        done = self._path / rundir.SUMMARY
-        facts: dict[str, Any] = files.read_json(done) if done.exists() else rundir.state(self._path)
-        return facts
+        return self.saved.facts if self._path.is_file() else rundir.facts(self._path)
 
     @property
     def metrics(self) -> list[dict[str, float]]:

@@ -70,7 +70,7 @@ def _places(cfg: DictConfig) -> Iterator[Line]:
     yield "disk", f"{free / 1e9:.1f} GB free here", full if free < SPACE else ""
     shm = Path("/dev/shm")  # noqa: S108 - read only
     if shm.is_dir():
-        free, workers = shutil.disk_usage(shm).free, min(hardware.cores(), 8) if _usable()[0] == "cuda" else 0
+        free, workers = shutil.disk_usage(shm).free, hardware.loaders(_usable()[0])
         need = 2 * workers * cfg.data.batch_size * 3 * cfg.data.image_size**2
         short = (
             f"{workers} loaders keep {need / MB:.0f} MB of images in it: docker run --shm-size, or data.num_workers=0."

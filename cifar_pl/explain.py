@@ -44,8 +44,7 @@ def main() -> None:
         "--pair: two different classes, or twice the same with --correct.",
     )
 
-    held_out = data.size("val") > 0 and not data.test_selected
-    kept = {"val": held_out and run.validation is not None, "test": run.tested}
+    kept = {"val": run.validation is not None and not data.test_selected, "test": run.tested}
     predictions = {name: run.predictions(name, data) for name in SPLITS if name == split or kept[name]}
     found = cases.select(predictions[split], len(data.labels(split)), not ask.correct, ask.by, ask.seed, pair)
     chosen = found[: ask.number]

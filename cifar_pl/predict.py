@@ -44,13 +44,14 @@ def main() -> None:
     require(1 <= top <= len(run.classes), f"--top {top}: from 1 to {len(run.classes)}, the number of classes.")
     if ask.cam is not None:
         rundir.require_empty(ask.cam)
+    layer = ask.cam and (ask.layer or run.layers[0])  # else nothing is drawn
     files = [file for name in ask.images for file in collect(Path(name), run.classes)]
     read: list[File] = []
     logits: list[torch.Tensor] = []
     for batch, images in _batches(files, run):
         logits.append(run.logits(images, ask.tta))
         if ask.cam is not None:
-            _write_overlays(ask.cam, len(read), batch, images, logits[-1], run, ask.layer or run.layers[0])
+            _write_overlays(ask.cam, len(read), batch, images, logits[-1], run, layer)
         read += batch
     require(read, "None of these files is a readable image.")
     p, likely = torch.cat(logits).softmax(1).topk(top, dim=1)

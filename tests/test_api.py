@@ -127,8 +127,8 @@ def test_mistakes_are_those_asked_for(run: cifar_pl.Run) -> None:
 
 def test_any_images_are_explained(run: cifar_pl.Run) -> None:
     images = run.data.pixels("test", np.arange(3))
-    (one, *_), said = run.explain(images, layers=["layer1", "conv1"]), run.predict(images)
-    assert (one.predicted, one.true) == (said[0].label, None)
+    (one, *_), predictions = run.explain(images, layers=["layer1", "conv1"]), run.predict(images)
+    assert (one.predicted, one.true) == (predictions[0].label, None)
     assert list(one.maps) == ["layer1", "conv1"]
     assert one.maps["conv1"].max() <= 1
 

@@ -22,7 +22,7 @@ def test_every_line_is_told_with_what_to_change(
         )
         == 0
     )
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for line in (
         "Python ",
         "torch ",
@@ -32,12 +32,12 @@ def test_every_line_is_told_with_what_to_change(
         "disk ",
         "CIFAR-10 +not in",
     ):
-        assert re.search(f"^{line}", said, re.MULTILINE), said
-    assert "-> CIFAR-10's archive takes 170 MB" in said
-    assert "-> The first run downloads" in said
+        assert re.search(f"^{line}", printed, re.MULTILINE), printed
+    assert "-> CIFAR-10's archive takes 170 MB" in printed
+    assert "-> The first run downloads" in printed
     assert re.search(
         r"^cpu .* per step of 16 images, .* of 50,000 images \(CIFAR-10\) takes about \d+ (seconds|minutes) here$",
-        said,
+        printed,
         re.M,
     )
     assert not list(tmp_path.iterdir())

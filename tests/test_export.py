@@ -39,10 +39,10 @@ def test_all_files_give_the_checkpoints_probabilities(
     with safe_open(out / "model.safetensors", "pt") as file:
         mean, std = (torch.tensor(json.loads(file.metadata()[name])).view(3, 1, 1) for name in ("mean", "std"))
     with torch.inference_mode():
-        said = network.eval()((images / 255 - mean) / std).softmax(1)
+        ours = network.eval()((images / 255 - mean) / std).softmax(1)
         program = torch.export.load(out / "model.pt2").module()
-        assert all(torch.allclose(program(some), said[: len(some)], atol=1e-5) for some in (images[:1], images))
-    np.testing.assert_allclose(said.numpy(), expected, atol=1e-5)
+        assert all(torch.allclose(program(some), ours[: len(some)], atol=1e-5) for some in (images[:1], images))
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)
     with safe_open(out / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["classes"]) == run.classes
     assert ask(export.main, own_run, "--out", out) == 1  # not empty

@@ -176,3 +176,23 @@ def test_what_is_no_run_is_refused(own_run: Path, tmp_path: Path) -> None:
     (own_run / "config.yaml").write_text("model: [")
     with pytest.raises(UserError, match="is damaged"):
         saved.find(str(own_run))
+
+
+@pytest.mark.parametrize("lone", [False, True])
+def test_an_older_run_opens_by_the_names_it_has(own_run: Path, tmp_path: Path, lone: bool) -> None:
+    """Its network had another name, and so had its first layers, which held the normalisation."""
+    new = saved.find(str(own_run))
+    config = (own_run / "config.yaml").read_text()
+    assert "models.resnet.resnet" in config
+    (own_run / "config.yaml").write_text(config.replace("models.resnet.resnet", "models.resnet18.resnet18"))
+    checkpoint = torch.load(new.checkpoint, weights_only=True)
+    known, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    known["config"]["model"]["_target_"] = "cifar_pl.models.resnet18.resnet18"
+    weights["network.conv1.conv.weight"] = weights.pop("network.conv1.weight")
+    for name in ("mean", "std"):
+        weights[f"network.conv1.normalize.{name}"] = torch.tensor(known.pop(name)).view(1, 3, 1, 1)
+    new.checkpoint.unlink()  # the copy is a link
+    torch.save(checkpoint, new.checkpoint)
+    old = saved.find(str(new.checkpoint.rename(tmp_path / "old.ckpt") if lone else own_run))
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    assert torch.equal(old.logits(images), new.logits(images))

@@ -322,7 +322,7 @@ BROKEN: list[tuple[str, Callable[[Path], object], list[str]]] = [
 def test_what_is_no_image_or_a_copy_is_left_out_and_named_or_refused(
     root: Path, caplog: pytest.LogCaptureFixture, name: str, make: Callable[[Path], object], words: list[str]
 ) -> None:
-    """Of a copy in train and one in test, the one in test is left out."""
+    """A test image that is also trained on is left out of the test."""
     make(root / name)
     for _ in range(2):  # decoded, and from the cache
         caplog.clear()

@@ -179,8 +179,8 @@ class DataModule(LightningDataModule):
 
     def _loader(self, split: str, seed: int | None) -> DataLoader[Batch]:
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        gpu = (self.trainer.strategy.root_device.type if self.trainer else self.accelerator) == "cuda"
-        workers = (min(hardware.cores(), 8) if gpu else 0) if self._num_workers == "auto" else self._num_workers
+        kind = self.trainer.strategy.root_device.type if self.trainer else self.accelerator
+        gpu, workers = kind == "cuda", hardware.loaders(kind) if self._num_workers == "auto" else self._num_workers
         workers = workers if split == "train" else 0  # the others only copy: asking another process takes longer
         sampler = EpochSampler(self._rows[split], seed, rank, processes)
         sampler.set_epoch(self._first_epoch)

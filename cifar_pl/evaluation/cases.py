@@ -67,7 +67,8 @@ def select(
     confidence, predicted = log_p.max(1)
     wanted = (predicted != predictions.label) == wrong
     for classes, only in zip((predictions.label, predicted), pair or (None, None), strict=True):
-        wanted &= (classes == only) if only is not None else True
+        if only is not None:
+            wanted &= classes == only
     chosen = wanted.nonzero().flatten()
     if by == "random":
         chosen = chosen[torch.from_numpy(np.random.default_rng(seed).permutation(len(chosen)))]

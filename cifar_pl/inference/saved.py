@@ -24,7 +24,7 @@ from cifar_pl.evaluation.predictions import Predictions, with_mirror_images
 from cifar_pl.machine import hardware
 from cifar_pl.models.resnet import resnet
 from cifar_pl.models.timm_model import timm_model
-from cifar_pl.runs import checkpoints, files, rundir
+from cifar_pl.runs import checkpoints, rundir
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "cifar_pl.models.resnet.resnet": resnet,
     "cifar_pl.models.timm_model.timm_model": timm_model,
-    "cifar_pl.models.resnet18.resnet18": resnet,  # its name before
 }
 SOURCES: dict[str, Callable[..., Source]] = {
     f"{source.__module__}.{source.__name__}": source for source in (digits, cifar10, cifar100, image_folder)
@@ -133,20 +132,16 @@ def _open(directory: Path, checkpoint: Path, lone: bool) -> Saved:
     content = checkpoints.load(checkpoint)
     known = content["hyper_parameters"]
     require(not lone or "config" in known, f"{checkpoint}: it is not in its run's directory, and too old to be alone.")
-    config = known["config"] if lone else rundir.read_config(directory)
+    config = rundir.renamed(known["config"]) if lone else rundir.read_config(directory)
     classes = list(known["classes"])
     model = {key: value for key, value in config["model"].items() if key != "weights"}  # it has its own
-    # Of older runs they are among the weights.
+    # Older runs have them among the weights.
     statistics = {"mean": known.get("mean", (0.0,) * 3), "std": known.get("std", (1.0,) * 3)}
     network = complete(_named(model, NETWORKS), "model", num_classes=len(classes), **statistics)
     network = checkpoints.load_network(checkpoint, content, network)
     accelerator = hardware.accelerator("auto")
     network = network.to(memory_format=hardware.memory_format(accelerator)).to(accelerator).eval()
-    facts: dict[str, Any] = {"status": "unknown"}
-    if not lone:
-        facts = rundir.state(directory)
-        if facts["status"] == "finished":
-            facts = files.read_json(directory / rundir.SUMMARY)
+    facts: dict[str, Any] = {"status": "unknown"} if lone else rundir.facts(directory)
     tested = "test" in facts and checkpoint == _tested(directory)
     if not tested:
         facts = {key: value for key, value in facts.items() if key not in ("test", "val", "calibration")}

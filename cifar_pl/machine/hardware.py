@@ -135,6 +135,11 @@ def cores() -> int:
     return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
+def loaders(accelerator: str) -> int:
+    """Processes that make batches for training: on a CPU the cores are busy with the network."""
+    return min(cores(), 8) if accelerator == "cuda" else 0
+
+
 def free_memory() -> float:
     """Bytes that the kernel could give away, but at most a container's limit; infinite where there is no saying."""
     info = MEMORY.read_text() if MEMORY.exists() else ""

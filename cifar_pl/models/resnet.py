@@ -17,7 +17,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 
 DEPTHS = {18: (BasicBlock, [2, 2, 2, 2]), 34: (BasicBlock, [3, 4, 6, 3]), 50: (Bottleneck, [3, 4, 6, 3])}
 LARGE = 64  # pixels: from there on the stem of torchvision, which shrinks images to a quarter
-OLD = {
+OLD = {  # names in older checkpoints
     "conv1.conv.weight": "conv1.weight",
     "conv1.normalize.mean": "normalize.mean",
     "conv1.normalize.std": "normalize.std",
@@ -27,7 +27,7 @@ OLD = {
 class Normalize(nn.Module):
     """uint8 (N, 3, H, W) to float32 `(x / 255 - mean) / std`, per channel; `mean` and `std` are in [0, 1].
 
-    A layer, so that nothing else need know; not among the weights, so that these fit the network without it.
+    A layer, so that nothing else has to know it; not among the weights, so that these fit the network without it.
     """
 
     mean: torch.Tensor

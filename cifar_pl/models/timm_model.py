@@ -31,7 +31,7 @@ def timm_model(
         mean: Mean of each channel of the training images, in [0, 1].
         std: Standard deviation of each channel.
         name: One of `timm.list_models()`.
-        drop_rate: Of dropout before the last layer.
+        drop_rate: Probability of dropout before the last layer.
 
     Raises:
         UserError: timm is not installed, or knows no such network.

@@ -125,7 +125,7 @@ def _charts(comparison: Comparison, search: Search | None) -> dict[str, Figure]:
 def more_seeds(out: Path, comparison: Comparison) -> list[str]:
     """The command lines that would tell the best two apart: one that resumes the sweep in `out`, else one for each.
 
-    None if they are told apart, or if it would take too many.
+    Empty if they are told apart, or if it would take too many.
     """
     gap = comparison.differences.get(comparison.judge)
     pairs = comparison.needed if gap else FIRST

@@ -96,12 +96,23 @@ def state(run_dir: Path) -> dict[str, Any]:
     return facts
 
 
+def facts(run_dir: Path) -> dict[str, Any]:
+    """What `summary.json` holds, or of a run that is not finished what `state` gives."""
+    known = state(run_dir)
+    return files.read_json(run_dir / SUMMARY) if known["status"] == "finished" else known
+
+
 def read_config(run_dir: Path) -> dict[str, Any]:
     """The config of the run in `run_dir`, as plain values."""
     with files.reading(run_dir / CONFIG) as file:
         config: dict[str, Any] = yaml.safe_load(file)
         require(isinstance(config, dict), "it holds no mapping")
-    if (model := config.get("model") or {}).get("_target_") == "cifar_pl.models.resnet18.resnet18":  # before
+    return renamed(config)
+
+
+def renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config; an older one with the network's present name."""
+    if (model := config.get("model") or {}).get("_target_") == "cifar_pl.models.resnet18.resnet18":
         model["_target_"] = "cifar_pl.models.resnet.resnet"
     return config
 

@@ -3,7 +3,8 @@
 `python -m benchmarks.campaign --minutes 9`   the next part, and records of what has been trained
 `python -m benchmarks.campaign --plan`        what is left, with the expected time
 
-The plan: every recipe with seed 0, then with seed 1, ...; then the five published runs by both protocols, seed by seed.
+The plan: every recipe with seed 0, then with seed 1, ...; then the five published runs by both protocols, seed by seed;
+then single changes of one recipe, judged by training images that are held out.
 A part ends by SIGTERM, and the campaign may be killed at any moment: each run resumes to the same bits.
 """
 
@@ -16,19 +17,30 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import references, results
-from benchmarks.common import RESULTS, ROOT, config, parser, save, table
+from benchmarks import accuracy, references
+from benchmarks.common import RESULTS, ROOT, config, head, parser, save, table
 from benchmarks.published import PUBLISHED
 from cifar_pl.runs import rundir
 from cifar_pl.runs.summary import read_metrics
 
 RECIPES = ("epochs5", "epochs10", "epochs16", "epochs24", "epochs30", "default")
-SEEDS, PUBLISHED_SEEDS = 5, 3
+BASE = ("experiment=epochs10", "data.val_size=5000")
+CHANGES = {
+    "unchanged": [],
+    "smoothing": ["classifier.label_smoothing=0.2"],
+    "low_rate": ["optimizer.lr=0.05"],
+    "high_rate": ["optimizer.lr=0.2"],
+    "usual_filters": ["whiten=false"],
+    "zero_branches": ["model.zero_init_residual=true"],
+    "one_size": ["data.start_share=0"],
+    "larger_shifts": ["aug=standard"],
+}
+SEEDS, FEW_SEEDS = 5, 3  # of the recipes; of the published runs and of the changes
 MIN_SECONDS = 30  # with less time left no run is started, because its start alone takes ten seconds
 
 
 class Job(NamedTuple):
-    """One run of the plan; `name` is its recipe, or its published run and protocol."""
+    """One run of the plan; `name` is its recipe, its published run and protocol, or its change."""
 
     name: str
     seed: int
@@ -59,13 +71,14 @@ def plan(runs: Path, more: Sequence[str], seeds: int = SEEDS) -> list[Job]:
     own = [(n, seed, [] if n == "default" else [f"experiment={n}"]) for seed in range(seeds) for n in RECIPES]
     published = [
         (f"{name}-{protocol}", seed, [f"experiment={name}", f"protocol={protocol}"])
-        for seed in range(min(seeds, PUBLISHED_SEEDS))
+        for seed in range(min(seeds, FEW_SEEDS))
         for name in PUBLISHED
         for protocol in ("published", "honest")
     ]
+    tried = [(n, seed, [*BASE, *change]) for seed in range(min(seeds, FEW_SEEDS)) for n, change in CHANGES.items()]
     return [
         Job(name, seed, (*choice, f"seed={seed}", *more), runs / f"{name}-seed{seed}")
-        for name, seed, choice in own + published
+        for name, seed, choice in own + published + tried
     ]
 
 
@@ -98,19 +111,24 @@ def train(job: Job, deadline: float) -> bool:
 
 
 def write_records(jobs: Sequence[Job], out: Path, data: str) -> None:
-    """A record for each recipe of its finished seeds, and one of all that the published runs have trained."""
+    """A record for each recipe of its finished seeds, one of what the published runs trained, one of the changes."""
     out.mkdir(parents=True, exist_ok=True)
     own: dict[str, list[Path]] = {}
     published = []
     for job in jobs:
-        if job.name not in RECIPES and job.epochs():
-            published.append(job.run_dir)
-        elif job.name in RECIPES and rundir.is_run(job.run_dir) and not job.left():
+        if job.name.partition("-")[0] in PUBLISHED:
+            if job.epochs():
+                published.append(job.run_dir)
+        elif rundir.is_run(job.run_dir) and not job.left():
             own.setdefault(job.name, []).append(job.run_dir)
-    for name, runs in own.items():
-        save(out / f"{name}.json", results.record(runs, data))
+    records = {name: accuracy.record(runs, data) for name, runs in own.items()}
+    for name in records.keys() & set(RECIPES):
+        save(out / f"{name}.json", records[name])
     if published:
         save(out / "references.json", references.record(published, data))
+    tried = {name: records[name] for name in CHANGES if name in records}
+    if next(iter(CHANGES)) in tried:  # what the others are compared with
+        save(out / "tried.json", {"benchmark": "tried", **head("benchmarks.campaign"), "data": data, "changes": tried})
 
 
 def main() -> None:
@@ -118,8 +136,8 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--minutes", type=float, default=9, help="length of this part")
     arguments.add_argument("--plan", action="store_true", help="train nothing, show what is left")
-    arguments.add_argument("--only", nargs="+", metavar="NAME", help="these recipes, or published runs and protocols")
-    arguments.add_argument("--seeds", type=int, default=SEEDS, help="of each recipe; of the published runs 3 at most")
+    arguments.add_argument("--only", nargs="+", metavar="NAME", help="these recipes, published runs or changes")
+    arguments.add_argument("--seeds", type=int, default=SEEDS, help="of each recipe; of all else 3 at most")
     arguments.add_argument("--runs", type=Path, default=Path("multirun/campaign"), help="where the run directories are")
     arguments.add_argument("--no-records", action="store_true", help="for code that is not committed")
     arguments.add_argument("--data", default="official CIFAR-10", help="what the images are, in a few words")

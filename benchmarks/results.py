@@ -6,15 +6,15 @@
 
 import argparse
 import re
-import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    accuracy,
     faults,
     gradcam,
+    human_labels,
     overhead,
     pipeline,
     predict,
@@ -25,77 +25,10 @@ from benchmarks import (
     sweeps,
     throughput,
 )
-from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, foot, machine, save, table
+from benchmarks.common import RESULTS, ROOT, foot, save
 from cifar_pl.runs.files import read_json
 
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-
-
-def record(runs: list[Path], data: str) -> dict[str, Any]:
-    """One record of several runs; exits if they differ in more than their seeds."""
-    summaries = [read_json(run / "summary.json") for run in runs]
-    first = summaries[0]
-    commands = {" ".join(o for o in s["overrides"] if not o.startswith("seed=")) for s in summaries}
-    commits = {(s["git"] or {}).get("commit") for s in summaries}
-    if len(commands) > 1 or len(commits) > 1 or any((s["git"] or {}).get("dirty", True) for s in summaries):
-        sys.exit(f"These runs are not one experiment at one clean commit: {sorted(commands)}, {commits}")
-    record = {
-        "benchmark": "accuracy",
-        "command": f"python train.py {commands.pop()}".rstrip(),
-        "commit": commits.pop(),
-        "hardware": first["hardware"],
-        "versions": first["versions"],
-        "data": data,
-        "protocol": first["protocol"],
-        "epochs": first["epochs"],
-        "seeds": [s["seed"] for s in summaries],
-        "n": len(summaries),
-        "test_acc": spread([s["test"]["acc"] for s in summaries]),
-        "seconds": spread([s["seconds"] for s in summaries]),
-        "images_per_second": spread([s["images_per_second"] for s in summaries]),
-    }
-    if "acc_tta" in first["test"]:
-        record["test_acc_tta"] = spread([s["test"]["acc_tta"] for s in summaries])
-    if first["val"]:
-        record["val_acc"] = spread([s["val"]["best_acc"] for s in summaries])
-    return record
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    """Mean, standard deviation (None for one value) and the values."""
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": std, "values": values}
-
-
-def percent(value: dict[str, Any] | None) -> str:
-    """A mean accuracy in percent, with its standard deviation if there is one."""
-    if value is None:
-        return ""
-    return f"{100 * value['mean']:.2f}" + (f" ± {100 * value['std']:.2f}" if value["std"] is not None else "")
-
-
-def accuracy() -> str:
-    """One row per record of training runs."""
-    rows = [
-        (
-            f"`{r['command']}`",
-            r["data"],
-            "/".join(f"{count:,}" for count in r["protocol"]["images"].values()),
-            r["epochs"],
-            *(
-                f"{percent(value)} {RED}" if value and r["protocol"].get("test_selected") else percent(value)
-                for value in (r["test_acc"], r.get("test_acc_tta"))
-            ),
-            r["n"],
-            f"{r['seconds']['mean'] / 60:.0f}",
-            machine(r),
-            r["commit"][:7],
-        )
-        for r in accuracy_records()
-    ]
-    test = ("test, %", "with flip TTA, %")
-    return table(("command", "data", "train/val/test", "epochs", *test, "n", "minutes", "on", "commit"), rows)
-
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "throughput": throughput.tables,
@@ -104,19 +37,23 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gradcam": gradcam.tables,
     "predict": predict.tables,
     "suspects": suspects.tables,
+    "human_labels": human_labels.tables,
     "sweeps": sweeps.tables,
     "faults": faults.tables,
     "rates": rates.tables,
     "slurm": slurm.tables,
+    "tried": accuracy.tried,
 }
 # Of several records, or with figures from elsewhere.
-OTHERS: dict[str, Callable[[], str]] = {"accuracy": accuracy, "references": references.tables}
+OTHERS: dict[str, Callable[[], str]] = {"accuracy": accuracy.tables, "references": references.tables}
 
 
 def block(name: str) -> str:
     """The tables of one benchmark, and where their figures come from."""
     if name in OTHERS:
         return OTHERS[name]()
+    if not (RESULTS / f"{name}.json").exists():
+        return "Not measured yet."
     r = read_json(RESULTS / f"{name}.json")
     return f"{TABLES[name](r)} {foot(r)}"
 
@@ -137,7 +74,7 @@ def main() -> None:
     add.add_argument("runs", nargs="+", type=Path, help="run directories")
     args = parser.parse_args()
     if "runs" in args:
-        save(RESULTS / f"{args.name}.json", record(args.runs, args.data))
+        save(RESULTS / f"{args.name}.json", accuracy.record(args.runs, args.data))
     else:
         for path in DOCUMENTS:
             path.write_text(filled(path.read_text()))

@@ -10,8 +10,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from PIL import Image
 
 from cifar_pl.cli import command
+from cifar_pl.data.images import Images
 from cifar_pl.machine import hardware
 from cifar_pl.runs import files, summary
 from cifar_pl.runs.monitors import TEST_SELECTED
@@ -64,6 +66,14 @@ def save(path: Path | None, record: Mapping[str, Any]) -> None:
 def median(values: Sequence[float]) -> float:
     """The median as a float."""
     return float(statistics.median(values))
+
+
+def write_images(folder: Path, images: Images, classes: Sequence[str]) -> None:
+    """Write images as PNG files into a folder for each class, named by their index."""
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for index, (pixels, label) in enumerate(zip(images.pixels, images.labels, strict=True)):
+        Image.fromarray(pixels).save(folder / classes[label] / f"{index:06}.png")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

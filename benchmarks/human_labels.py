@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from benchmarks import campaign, common
-from benchmarks.common import head, save, table
+from benchmarks.common import head, save, table, write_images
 from cifar_pl.config.build import build
 from cifar_pl.data.images import Images, Source
 from cifar_pl.errors import complete
@@ -38,14 +37,8 @@ NO_END = 1e7  # seconds
 def write_folder(source: Source, labels: NDArray[np.int64], folder: Path) -> None:
     """Write the training images into folders by `labels`, not their own, named by their index; and a few to test on."""
     few = np.concatenate([np.flatnonzero(source.test.labels == c)[:TEST] for c in range(len(source.classes))])
-    for part, images, given in (
-        ("train", source.train, labels),
-        ("test", Images(source.test.pixels[few], source.test.labels[few]), source.test.labels[few]),
-    ):
-        for name in source.classes:
-            (folder / part / name).mkdir(parents=True, exist_ok=True)
-        for index, (pixels, label) in enumerate(zip(images.pixels, given, strict=True)):
-            Image.fromarray(pixels).save(folder / part / source.classes[label] / f"{index:06}.png")
+    write_images(folder / "train", Images(source.train.pixels, labels), source.classes)
+    write_images(folder / "test", Images(source.test.pixels[few], source.test.labels[few]), source.classes)
 
 
 def joined(runs: Sequence[Path], order: NDArray[np.int64]) -> Predictions:

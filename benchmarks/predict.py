@@ -1,14 +1,16 @@
 """Time and memory of `python -m cifar_pl.predict` on a folder against the network alone.
 
-`python -m benchmarks.predict RUN FOLDER [--rounds N] [--out FILE]`
+`python -m benchmarks.predict RUN [--rounds N] [--out FILE]`
 
-Processes take turns: the folder, one file of it (what starting costs), and here the network on as many images
-that are in memory already, in the batches and the precision of the run. Medians count.
+The folder has the run's test images, as PNG files. Processes take turns: the folder, one file of it (what starting
+costs), and here the network on as many images that are in memory already, in the batches and the precision of the run.
+Medians count.
 """
 
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks import common
-from benchmarks.common import ROOT, head, median, save, table
+from benchmarks.common import ROOT, head, median, save, table, write_images
 from cifar_pl.data.pictures import collect
 from cifar_pl.inference import saved
 from cifar_pl.machine import hardware
@@ -47,24 +49,27 @@ def main() -> None:
     """Measure and compare."""
     parser = common.parser(__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     hardware.keep_memory()
     run = saved.find(str(args.run))
-    files = collect(args.folder, run.classes)
+    source = run.data().load()
     forward(run, run.config["data"]["batch_size"])  # warms up
-    turns = [
-        (*process(args.run, args.folder), process(args.run, files[0].path)[0], forward(run, len(files)))
-        for _ in range(args.rounds)
-    ]
-    folder, memory, start, network = (median(column) for column in zip(*turns, strict=True))
-    ratio = median([(seconds - begin) / alone for seconds, _, begin, alone in turns])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_images(folder, source.test, source.classes)
+        first = collect(folder, run.classes)[0].path
+        turns = [
+            (*process(args.run, folder), process(args.run, first)[0], forward(run, len(source.test)))
+            for _ in range(args.rounds)
+        ]
+    seconds, memory, start, network = (median(column) for column in zip(*turns, strict=True))
+    ratio = median([(whole - begin) / alone for whole, _, begin, alone in turns])
     record = {
         "benchmark": "predict",
         **head("benchmarks.predict", run.device.type),
-        "files": len(files),
-        "seconds": {"folder": folder, "one_file": start, "network": network},
+        "files": len(source.test),
+        "seconds": {"folder": seconds, "one_file": start, "network": network},
         "ratio": ratio,
         "peak_memory_gib": memory,
         "rounds": args.rounds,

@@ -76,6 +76,13 @@ def test_labels_that_people_got_wrong_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_folder_of_all_test_images_is_predicted(tmp_path: Path, finished_run: Path) -> None:
+    result = record(tmp_path, "benchmarks.predict", str(finished_run), "--rounds", "1")
+    assert result["files"] == len(digits(8).test)
+    assert result["seconds"].keys() == {"folder", "one_file", "network"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
 def test_every_augmentation_has_its_counterpart(tmp_path: Path) -> None:
     result = record(tmp_path, "benchmarks.pipeline", "--images", "64", "--rounds", "1", "data=digits")
     options = {path.stem for path in (ROOT / "conf/aug").glob("*.yaml")}

@@ -202,7 +202,7 @@ def tables() -> str:
         (
             curves(record),
             "Ours: the mean over the seeds that reached this epoch. "
-            f"Bold: more than {100 * ALIKE:.0f} points below the published figure. At the end of our runs:",
+            f"Bold: more than {100 * ALIKE:.0f} points below the published figure. At our last epoch:",
             protocols(record),
             "The learning-rate range test with each project's own settings:",
             rates(record),

@@ -44,7 +44,7 @@ def main() -> None:
         "--pair: two different classes, or twice the same with --correct.",
     )
 
-    kept = {"val": run.validation is not None and not data.test_selected, "test": run.tested}
+    kept = {"val": run.validation is not None and not data.test_selected, "test": run.keeps_test}
     predictions = {name: run.predictions(name, data) for name in SPLITS if name == split or kept[name]}
     found = cases.select(predictions[split], len(data.labels(split)), not ask.correct, ask.by, ask.seed, pair)
     chosen = found[: ask.number]
@@ -59,7 +59,8 @@ def main() -> None:
     )
 
     by = f"random{ask.seed}" if ask.by == "random" else ask.by
-    which = [f"epoch{run.epoch}", split, "correct" if ask.correct else "wrong", *(ask.pair or ()), by, str(ask.number)]
+    named = map(copies.folder, ask.pair or ())
+    which = [f"epoch{run.epoch}", split, "correct" if ask.correct else "wrong", *named, by, str(ask.number)]
     out = ask.out or run.directory / "explained" / "-".join([*which, *layers, ask.method])
     robust = list(_robustness(run, data, split, predictions[split], ask.robustness)) if ask.robustness else []
     if robust:

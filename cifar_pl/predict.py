@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cifar_pl.cli import command
-from cifar_pl.data.pictures import File, collect, fit_square, load
+from cifar_pl.data.pictures import File, collect, fit_square, load, readable
 from cifar_pl.errors import require
 from cifar_pl.evaluation.gradcam import heat_maps
 from cifar_pl.evaluation.metrics import interval
@@ -98,7 +98,7 @@ def _write_overlays(
     maps = heat_maps(run.network, [layer], images, logits.argmax(1), run.device)[0]
     folder.mkdir(parents=True, exist_ok=True)
     for n, (file, heat) in enumerate(zip(files, maps, strict=True), start=before):
-        with Image.open(file.path) as image:
+        with Image.open(file.path, formats=readable()) as image:
             pixels = fit_square(image, OVERLAY_SIDE)
         large = np.asarray(Image.fromarray(heat).resize(side, Image.Resampling.BILINEAR))
         pair = Image.fromarray(np.hstack([pixels, figures.overlay(pixels, large)]))

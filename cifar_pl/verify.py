@@ -32,6 +32,7 @@ def main() -> None:
     try:
         record: dict[str, Any] = files.read_json(file)
         cfg = schema.of_run(directory)
+        cfg.resume = None  # of a resumed run, too, the first steps had new weights
         for part in (cfg.model, cfg.classifier, cfg.trainer, cfg.datamodule.augment):
             schema.allow(part, *schema.targets())
         before, facts, lr = [float(loss) for loss in record["losses"]], dict(record["on"]), float(record["lr"])

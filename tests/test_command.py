@@ -76,6 +76,25 @@ def test_full_errors_on_request(tmp_path: Path) -> None:
     assert "Traceback" in result.stderr
 
 
+def test_a_further_process_of_a_run_prints_one_message_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, str] = {}
+
+    def fail() -> None:
+        seen.update(os.environ)
+        raise UserError("wrong")
+
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    assert command.run(fail) == 1
+    with monkeypatch.context() as patch:
+        for name in ("HYDRA_FULL_ERROR", "CIFAR_PL_FULL_ERROR"):
+            patch.setenv(name, seen[name])  # Lightning hands its environment on
+        assert command.run(fail) == 1
+    assert capsys.readouterr().err.count("error: wrong") == 2
+    assert not {"HYDRA_FULL_ERROR", "CIFAR_PL_FULL_ERROR"} & os.environ.keys()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_interrupts_and_resume_latest_goes_on(

@@ -124,9 +124,11 @@ def test_a_fold_repeats_folds_and_not_runs_without(make: Make, tmp_path: Path) -
 def test_loggers_make_no_other_configuration_and_equal_names_are_told_apart(make: Make, tmp_path: Path) -> None:
     make("a", "seed=0", val=0.9, logger={})
     make("b", "seed=1", val=0.9, logger={"tensorboard": {"save_dir": "x"}})
-    make("c", "seed=0", val=0.8, momentum=0.8)  # a default that changed
+    for n, val in enumerate((0.8, 0.7)):  # a default that changed twice; sweeps give their runs the same names
+        make(f"c{n}/same", "seed=0", val=val, momentum=val)
     found = Comparison(list_runs([tmp_path])).configurations
-    assert [(one.name, len(one.runs)) for one in found] == [("defaults", 2), ("(as c)", 1)]
+    others = [(f"(as {tmp_path / n / 'same'})", 1) for n in ("c0", "c1")]
+    assert [(one.name, len(one.runs)) for one in found] == [("defaults", 2), *others]
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "summary.json", "status.json"])

@@ -216,6 +216,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
     assert checkpoint(whole, "best")["epoch"] == checkpoint(parts, "best")["epoch"]
 
 
+@pytest.mark.slow
+def test_a_run_that_had_stopped_early_is_not_trained_on(
+    config: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = ("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=9")
+    quick = [o for o in QUICK if not o.startswith("callbacks.")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "test", lambda *_, **__: (_ for _ in ()).throw(PowerCutError))
+        with pytest.raises(PowerCutError):
+            experiment.run(config(*quick, *stop, "callbacks.misclassified=null", run_dir=tmp_path))
+    assert len(rows(tmp_path)) == 2
+    experiment.run(config(f"resume={tmp_path}", run_dir=tmp_path))
+    assert len(rows(tmp_path)) == 2
+    assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 2
+
+
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda", "mps"])
 def test_a_network_begins_in_channels_last_but_on_mps(config: Callable[..., DictConfig], accelerator: str) -> None:
     cfg = config(*TINY)
@@ -431,10 +447,12 @@ def test_whatever_needs_no_training_is_refused_before_the_range_test(
 
 @pytest.mark.slow
 def test_a_checkpoint_carries_its_own_epochs_validation_or_none(
-    config: Callable[..., DictConfig], tmp_path: Path
+    config: Callable[..., DictConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    every_other = ("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2", "callbacks.misclassified=null")
+    every_other = ("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2")
     experiment.run(config(*QUICK, *every_other, run_dir=tmp_path))
+    assert "The last 1 epochs are not validated" in caplog.text
+    assert "validation images, epoch 2" in str(np.load(tmp_path / "misclassified.npz")["title"])
     assert set(checkpoint(tmp_path, "best")["predictions"]) == {"val"}
     assert checkpoint(tmp_path, "best")["epoch"] == 1
     assert checkpoint(tmp_path)["epoch"] == 2

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cifar_pl import export, predict
+from cifar_pl import export, predict, verify
 from cifar_pl.errors import UserError
 from cifar_pl.evaluation.gradcam import last_map
 from cifar_pl.models.resnet import resnet
@@ -41,14 +41,22 @@ def test_each_is_trained_resumed_explained_exported_and_predicts(
 
 
 @pytest.mark.slow
-def test_a_run_that_started_from_weights_resumes_without_their_file(train: Train, tmp_path: Path) -> None:
-    torch.save(resnet(10, [0.5] * 3, [0.25] * 3).state_dict(), tmp_path / "weights.pt")
+def test_a_run_that_started_from_weights_resumes_without_their_file(
+    train: Train, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = resnet(10, [0.5] * 3, [0.25] * 3).state_dict()
+    torch.save(weights, tmp_path / "weights.pt")
     result = train(*SHORT, "data.image_size=8", "model.weights=weights.pt")
     assert result.returncode == 0, result.stderr
     (tmp_path / "weights.pt").unlink()
     result = train("resume=run", "trainer.max_epochs=2")
     assert result.returncode == 0, result.stderr
     assert files.read_json(tmp_path / "run/summary.json")["epochs"] == 2
+    torch.save(resnet(10, [0.5] * 3, [0.25] * 3).state_dict(), tmp_path / "weights.pt")
+    monkeypatch.chdir(tmp_path)
+    assert ask(verify.main, "run") == 1  # other weights than those it started from
+    torch.save(weights, tmp_path / "weights.pt")
+    assert ask(verify.main, "run") == 0
 
 
 @pytest.mark.parametrize(("image_size", "layer"), [(16, "layer2"), (32, "layer3"), (64, "layer2"), (224, "layer4")])

@@ -2,7 +2,7 @@ import copy
 import os
 import subprocess
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -96,6 +96,21 @@ def test_a_whitening_convolution_decorrelates_its_images() -> None:
     after = network.state_dict()
     assert torch.equal(after["conv1.weight"][54:], before["conv1.weight"][54:])
     assert all(torch.equal(after[name], before[name]) for name in before if name != "conv1.weight")
+
+
+def test_of_large_images_as_many_patches_whiten_as_of_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    unfold = F.unfold
+
+    def counting(*arguments: Any, **options: Any) -> torch.Tensor:
+        counted.append(unfold(*arguments, **options))
+        return counted[-1]
+
+    monkeypatch.setattr(F, "unfold", counting)
+    for size in (32, 64, 224):
+        network = resnet(2, [0.5] * 3, [0.25] * 3, image_size=size)
+        whiten(network, torch.randint(256, (4, 3, size, size), dtype=torch.uint8))
+    assert [patches.shape[2] for patches in counted] == [30 * 30, 29 * 29, 32 * 32]
 
 
 def test_few_filters_have_the_largest_eigenvalues(tiny_network: nn.Module) -> None:

@@ -213,6 +213,16 @@ def test_the_line_resumes_the_sweep_with_what_it_had(make: Make, tmp_path: Path)
     assert set(expanded[2:5]) == {"scheduler=good,less", "optimizer.lr=0.1", f"seed=range({comparison.needed})"}
 
 
+def test_two_that_differ_in_two_keys_have_a_line_each(make: Make, tmp_path: Path) -> None:
+    files.write(tmp_path / rundir.SWEEP, "")
+    for seed, gap in enumerate((0.03, -0.01, 0.02)):
+        for scheduler, lr, val in (("good", 0.1, 0.9 + gap), ("less", 0.2, 0.9), ("good", 0.2, 0.5)):
+            make(f"{scheduler}{lr}{seed}", f"scheduler={scheduler}", f"optimizer.lr={lr}", f"seed={seed}", val=val)
+    lines = comparison_page.more_seeds(tmp_path, Comparison(list_runs([tmp_path])))
+    chosen = [shlex.split(line)[4:-1] for line in lines]
+    assert chosen == [["scheduler=good", "optimizer.lr=0.1"], ["scheduler=less", "optimizer.lr=0.2"]]
+
+
 @pytest.mark.parametrize("gaps", [[0.010, 0.011, 0.012], [0.0, 0.0]], ids=["told apart", "equal"])
 def test_there_is_no_line_where_no_seeds_would_help(make: Make, tmp_path: Path, gaps: list[float]) -> None:
     assert comparison_page.more_seeds(tmp_path, sweep_of(make, tmp_path, gaps)) == []

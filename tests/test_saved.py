@@ -63,6 +63,17 @@ def test_a_checkpoint_of_the_run_can_be_named_and_another_epoch_is_computed_with
     assert "The test images are read now" in caplog.text
 
 
+def test_a_run_that_kept_no_predictions_was_tested_all_the_same(
+    own_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = saved.find(str(own_run)).predictions("test", saved.find(str(own_run)).data())
+    (own_run / "predictions.npz").unlink()
+    run = saved.find(str(own_run))
+    assert run.tested
+    assert torch.equal(run.predictions("test", run.data()).predicted, kept.predicted)
+    assert "The test images are read now" not in caplog.text
+
+
 def test_an_interrupted_run_has_its_last_epoch(own_run: Path) -> None:
     (own_run / "checkpoints/best.ckpt").unlink()
     assert saved.find(str(own_run)).checkpoint.name == "last.ckpt"

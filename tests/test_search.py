@@ -97,6 +97,8 @@ def test_a_search_goes_on_only_as_it_began(tmp_path: Path) -> None:
     searched(tmp_path, BasicLauncher(0.9), "a=x,y", "trainer.max_epochs=16", trials=1)
     with pytest.raises(UserError, match="a search continues as it started"):
         searched(tmp_path, BasicLauncher(0.9), "a=x,y", "trainer.max_epochs=20", trials=2)
+    with pytest.raises(UserError, match="lists may not: start another search"):
+        searched(tmp_path, BasicLauncher(0.9), "a=x,y,z", "trainer.max_epochs=16", trials=2)
 
 
 def test_a_run_that_is_still_there_is_left_alone(tmp_path: Path) -> None:

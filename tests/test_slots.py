@@ -20,16 +20,18 @@ def test_each_run_at_the_same_time_has_its_gpu_and_its_share_of_the_cores(monkey
     monkeypatch.setattr(hardware, "cores", lambda: 16)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    expected = [{"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6", "4", "6")]
+    expected = [
+        {"OMP_NUM_THREADS": "4", "LOCAL_WORLD_SIZE": "4", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6", "4", "6")
+    ]
     assert slots.allocate(launcher, None) == expected
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots.allocate(launcher, 4) or []] == ["4", "6", "4", "6"]
     monkeypatch.setattr(hardware, "cores", lambda: 11)  # two runs per GPU would have fewer than three cores each
     assert slots.allocate(launcher, None) == [
-        {"OMP_NUM_THREADS": "5", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6")
+        {"OMP_NUM_THREADS": "5", "LOCAL_WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6")
     ]
     monkeypatch.setattr(hardware, "gpus", list)
     monkeypatch.setattr(hardware, "cores", lambda: 16)
-    assert slots.allocate(launcher, 3) == [{"OMP_NUM_THREADS": "5"}] * 3
+    assert slots.allocate(launcher, 3) == [{"OMP_NUM_THREADS": "5", "LOCAL_WORLD_SIZE": "3"}] * 3
     with pytest.raises(UserError, match="Say how many"):
         slots.allocate(launcher, None)
     for wrong in (0, -1, "two", 1.5):

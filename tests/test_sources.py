@@ -419,6 +419,16 @@ def test_a_cache_of_another_version_is_not_read(root: Path, monkeypatch: pytest.
     np.testing.assert_array_equal(folder.image_folder(root, image_size=8).train.pixels, right)
 
 
+def test_caches_of_the_folder_as_it_was_are_deleted(root: Path) -> None:
+    for size in (8, 16):
+        folder.image_folder(root, image_size=size)
+    old = {*(root / ".cifar_pl").glob("*.pixels")}
+    save(root / "train/cat/new.png", np.full((8, 8, 3), 9, np.uint8))
+    assert len(folder.image_folder(root, image_size=8).train) == 7
+    now = {*(root / ".cifar_pl").glob("*.pixels")}
+    assert (len(old & now), len(now - old)) == (1, 1)  # that of the other size, and the new one
+
+
 def test_what_a_killed_process_left_does_no_harm(root: Path) -> None:
     right = folder.image_folder(root, image_size=8).train.pixels
     (path,) = (root / ".cifar_pl").glob("*.pixels")

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_pl.cli.messages import FULL_ERROR, explain
+from cifar_pl.cli.messages import FULL_ERROR, WANTED, explain
 from cifar_pl.config import resume
 from cifar_pl.errors import Pruned, UserError
 from cifar_pl.machine import processes
@@ -57,7 +57,8 @@ def run(main: Callable[[], object]) -> int:
         signal.signal(signal.SIGINT, _interrupt)
     if USR1 and processes.slurm_job():
         signal.signal(USR1, _terminate)  # before Lightning, which would save in the middle of an epoch
-    wanted = os.environ.get(FULL_ERROR)
+    before = {name: os.environ.get(name) for name in (FULL_ERROR, WANTED)}
+    wanted = os.environ.setdefault(WANTED, os.environ.get(FULL_ERROR, "0"))
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a log file gets lines, not thousands of bars
     try:
@@ -75,15 +76,16 @@ def run(main: Callable[[], object]) -> int:
                 _requeue()
         raise
     except (Exception, Failed) as failure:
-        if wanted not in (None, "0"):
+        if wanted != "0":
             raise
         error = failure.__cause__ if isinstance(failure, Failed) and failure.__cause__ else failure
         sys.stderr.write(f"\nerror: {explain(error)}\n")
         return 1
     finally:
-        os.environ.pop(FULL_ERROR, None)
-        if wanted is not None:
-            os.environ[FULL_ERROR] = wanted
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
     return 0
 
 

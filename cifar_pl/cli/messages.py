@@ -9,6 +9,7 @@ from cifar_pl.config import schema
 from cifar_pl.errors import UserError, full_key, install, nearest
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+WANTED = "CIFAR_PL_FULL_ERROR"  # what the user set it to, for further processes of the run
 
 
 def explain(error: BaseException) -> str:

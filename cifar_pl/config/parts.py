@@ -103,6 +103,12 @@ def callbacks(cfg: DictConfig, data: DataModule, study: Path | None) -> list[Cal
     if "best" in nodes and nodes["best"].get("monitor") and not data.size("val"):
         log.info("No validation (data.val_size=0): no best checkpoint is kept, the last one is tested.")
         del nodes["best"]
+    elif "best" in nodes and (left := cfg.trainer.max_epochs % cfg.trainer.check_val_every_n_epoch):
+        log.warning(
+            "!! The last %d epochs are not validated, so the best checkpoint cannot be of them: "
+            "trainer.check_val_every_n_epoch should divide trainer.max_epochs.",
+            left,
+        )
     made: list[Callback] = [build(node, f"callbacks.{name}") for name, node in nodes.items()]
     if study and study.exists():
         run = Path(cfg.run_dir).name

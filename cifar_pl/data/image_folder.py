@@ -54,10 +54,11 @@ def image_folder(
     with the columns `path`, from its folder, and `label`. If nothing says what to test on, that is a share of each
     class, `test_size`, drawn by the files' names and `test_seed` and kept in a list in `.cifar_pl`: images that are
     added later are trained on. Files that are no images and copies of others are left out with a warning, or refused
-    if `strict`; of copies in two parts, the one in `test` goes. Hidden files are skipped.
+    if `strict`; of copies in two parts, the one in `test` goes, or the one in `train` if the test part was drawn.
+    Hidden files are skipped.
 
     The pixels are cached in `.cifar_pl` under a key made of every file's path, size and times and of `image_size`, so
-    that a changed folder is decoded again.
+    that a changed folder is decoded again; those of the folder as it was are deleted.
     """
     root = Path(root)
     place = (root.parent if root.is_file() else root) / ".cifar_pl"
@@ -69,7 +70,10 @@ def image_folder(
     check_memory(len(found), image_size)
     key = sha256(repr((VERSION, image_size, [_stamp(file) for file in found])).encode()).hexdigest()[:16]
     shape = (image_size, image_size, 3)
-    pixels, left_out = cached(place / f"{key}.pixels", shape, lambda: _decode(found, image_size))
+    name = f"{root.name}-{image_size}-{test_size}-{test_seed}-"
+    path = place / f"{name}{key}.pixels"
+    pixels, left_out = cached(path, shape, lambda: _decode(found, image_size))
+    _delete_older(path, name)
     _tell([f"{found[row].path}: {why}" for row, why in left_out], len(found), place / "left_out.txt", strict)
     gone = {row for row, _ in left_out}
     kept = [file for row, file in enumerate(found) if row not in gone]
@@ -151,6 +155,14 @@ def _held_out(found: list[File], path: Path, share: float, seed: int) -> list[Fi
     test = [file._replace(part="test") for file in found if file.name in listed]
     log.info("Test part: %d of %d files, held out by the list in %s", len(test), len(found), path)
     return test + [file for file in found if file.name not in listed]
+
+
+def _delete_older(path: Path, name: str) -> None:
+    """Delete the other caches beside `path` whose names begin with `name`."""
+    with suppress(OSError):
+        for other in path.parent.iterdir():
+            if other.name.startswith(name) and other.suffix == path.suffix and other != path:
+                other.unlink()
 
 
 def _stamp(file: File) -> tuple[object, ...]:

@@ -31,7 +31,7 @@ def collect(path: Path, classes: Sequence[str]) -> list[File]:
     require(path.exists(), f"{path}: there is no such file or folder.")
     if not path.is_dir():
         return [File(path, None)]
-    formats = _formats()
+    formats = readable()
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     files = []
     for file in sorted(path.rglob("*")):
@@ -45,7 +45,7 @@ def collect(path: Path, classes: Sequence[str]) -> list[File]:
 def load(path: Path, size: int) -> NDArray[np.uint8] | None:
     """An image as uint8 (size, size, 3), RGB; None, with a warning, if it cannot be read. Logs what else is lost."""
     try:
-        with Image.open(path, formats=_formats()) as image:
+        with Image.open(path, formats=readable()) as image:
             frames, mode = getattr(image, "n_frames", 1), image.mode
             pixels = fit_square(image, size)
     except Exception as error:  # noqa: BLE001  # Pillow's readers of broken files raise anything
@@ -113,7 +113,7 @@ def fit_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(ImageOps.fit(upright, (size, size), method), np.uint8)
 
 
-def _formats() -> list[str]:
+def readable() -> list[str]:
     """All that Pillow reads except EPS, which is a program that Ghostscript would run, whatever the file's name."""
     Image.init()
     return [name for name in Image.OPEN if name != "EPS"]

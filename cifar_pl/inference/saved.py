@@ -51,7 +51,7 @@ class Saved:
     epoch: int  # of the weights, from 1
     validation: Predictions | None  # of that epoch
     facts: dict[str, Any]  # summary of a finished run, status of another; results only if they are of this checkpoint
-    tested: bool  # by the run, which kept the predictions
+    tested: bool  # by the run
     device: torch.device
     dtype: torch.dtype  # of autocast: as in the run, if this machine can
 
@@ -68,6 +68,11 @@ class Saved:
         """The layers that the run explains."""
         layers = (self.config["callbacks"].get("misclassified") or {}).get("layers", "auto")
         return [last_map(self.network, self.config["data"]["image_size"])] if layers == "auto" else list(layers)
+
+    @property
+    def keeps_test(self) -> bool:
+        """Whether the run tested this checkpoint and kept the predictions."""
+        return self.tested and (self.directory / rundir.PREDICTIONS["test"]).exists()
 
     def number(self, name: str, asked: str) -> int:
         """The number of a class that was `asked` for."""
@@ -97,13 +102,13 @@ class Saved:
         kept = None
         if split == "val" or data.test_selected:
             kept = self.validation
-        elif self.tested:
+        elif self.keeps_test:
             kept = Predictions.load(self.directory / rundir.PREDICTIONS["test"])
         if kept is not None:
             same = fits(data, split, kept.index.numpy(), kept.label.numpy())
             require(same, f"{self.directory}: the {split} images are not those that the run saw.")
             return kept
-        if split == "test":
+        if split == "test" and not self.tested:
             log.warning("!! The test images are read now, for this checkpoint. Do not select anything by the results.")
         loader: Any = data.test_dataloader() if split == "test" else data.val_dataloader()
         parts = [Predictions(self.logits(batch.image), batch.label, batch.index) for batch in loader]
@@ -156,7 +161,7 @@ def _open(directory: Path, checkpoint: Path, lone: bool) -> Saved:
         int(content["epoch"]) + 1,
         Predictions(**validation).validated() if validation else None,
         facts,
-        tested and (directory / rundir.PREDICTIONS["test"]).exists(),
+        tested,
         torch.device(accelerator),
         hardware.dtype(precision, config["precision"], accelerator),
     )

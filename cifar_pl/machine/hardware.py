@@ -127,7 +127,7 @@ def keep_memory() -> None:
 
 
 def cores() -> int:
-    """The cores that this process may use, by affinity, a container's quota, and its share under torchrun."""
+    """The cores that this process may use, by affinity, a container's quota, and its share (torchrun, a sweep)."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no file, or the quota is "max"
         quota, period = map(int, CPU_QUOTA.read_text().split())

@@ -147,7 +147,8 @@ def whiten(network: nn.Module, images: torch.Tensor) -> None:
     conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
     if normalize is None or conv is None:
         raise UserError("whiten=true: the model has no normalisation or no convolution.")
-    patches = F.unfold(normalize(images), conv.kernel_size).transpose(1, 2).flatten(0, 1).double()
+    step = max(1, images.shape[-1] // 32)  # of larger images not every patch: they would need tens of gigabytes
+    patches = F.unfold(normalize(images), conv.kernel_size, stride=step).transpose(1, 2).flatten(0, 1).double()
     size = patches.shape[1]
     require(
         conv.weight[0].numel() == size,

@@ -142,20 +142,22 @@ def more_seeds(out: Path, comparison: Comparison) -> list[str]:
         number = max(1, number - len(seeds))
     added = [f"seed=range({f'{first},' if first else ''}{first + number})"]
     if resumed:
-        both = _lists(*best) if len(comparison.configurations) > 2 else []
-        return [shlex.join([*TRAIN.split(), "-m", f"sweep.resume={out}", *both, *added])]
+        of = _lists(*best) if len(comparison.configurations) > 2 else [()]
+        return [shlex.join([*TRAIN.split(), "-m", f"sweep.resume={out}", *overrides, *added]) for overrides in of]
     if folds != {None}:
         added = [f"data.fold={','.join(map(str, sorted(folds)))}", *added]
     same = [[o for o in next(iter(one.runs.values())).overrides if key_of(o) not in REPLICATES] for one in best]
     return [shlex.join([*TRAIN.split(), "-m", *overrides, *added]) for overrides in same]
 
 
-def _lists(first: Configuration, second: Configuration) -> list[str]:
-    """Overrides of a sweep over these two alone, or nothing if their keys differ."""
+def _lists(first: Configuration, second: Configuration) -> list[Sequence[str]]:
+    """Overrides of a sweep over these two alone, or of one sweep for each; none if their keys differ."""
     if [*map(key_of, first.overrides)] != [*map(key_of, second.overrides)]:
-        return []
-    pairs = zip(first.overrides, second.overrides, strict=True)
-    return [a if a == b else f"{a},{b.partition('=')[2]}" for a, b in pairs]
+        return [()]
+    pairs = [*zip(first.overrides, second.overrides, strict=True)]
+    if sum(a != b for a, b in pairs) > 1:  # lists of both would be all combinations
+        return [first.overrides, second.overrides]
+    return [[a if a == b else f"{a},{b.partition('=')[2]}" for a, b in pairs]]
 
 
 def _wall(votes: Votes) -> dict[str, Any] | None:

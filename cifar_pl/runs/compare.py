@@ -63,7 +63,7 @@ class Comparison:
         for overrides, group in zip(typed, groups.values(), strict=True):
             own = tuple(o for o in overrides if o not in common)
             if own in found:  # typed alike, but a default has changed
-                own = (*own, f"(as {group[0].directory.name})")
+                own = (*own, f"(as {group[0].directory})")
             found[own] = _configured(own, {run.replicate: run for run in group})
         self.judge = "val" if all(c.accuracy["val"] for c in found.values()) else "test"
         self.configurations = sorted(found.values(), key=lambda c: -self.judged(c).mean)

@@ -8,10 +8,10 @@ import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, check_distribution_compatibility
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cifar_pl.errors import require
+from cifar_pl.errors import UserError, require
 from cifar_pl.runs import record, rundir
 from cifar_pl.sweeps.jobs import Job, Sweep
 from cifar_pl.sweeps.slots import Slot, Work
@@ -52,8 +52,18 @@ def trials(config: DictConfig, sweep: Sweep, typed: Mapping[str, Override], chec
     require(
         before == now,
         f"sweep.resume={sweep.directory}: a search continues as it started, with {before}, not with {now}. "
-        "Only sweep.* and the space may differ.",
+        "Only sweep.* and the ends of intervals may differ.",
     )
+    for trial in study.get_trials(deepcopy=False):
+        for key in trial.distributions.keys() & space.keys():
+            was, is_ = trial.distributions[key], space[key]
+            try:
+                check_distribution_compatibility(was, is_)
+            except ValueError as error:
+                raise UserError(
+                    f"sweep.resume={sweep.directory}: {key} was chosen from {was}, not from {is_}. The ends of "
+                    "intervals may differ, lists may not: start another search."
+                ) from error
     study.set_user_attr("fixed", now)
     study.set_user_attr("pruner", {"n_startup_trials": options.startup, "n_warmup_steps": options.warmup})
     study.sampler = optuna.samplers.TPESampler(seed=options.seed + len(study.trials))  # not the first proposals again

@@ -22,7 +22,10 @@ FAR_ABOVE = 1.5  # times the loss of guessing
 
 
 class Guard(Callback):
-    """Ends any run, before a checkpoint is written, if a loss or a weight is NaN or infinite."""
+    """Ends any run, before a checkpoint is written, if a loss or a weight is NaN or infinite.
+
+    A run that had stopped early when it was killed is not trained on: Lightning forgets the stop.
+    """
 
     def __init__(self, run_dir: str | Path) -> None:
         """Name the checkpoints of `run_dir` in messages."""
@@ -30,6 +33,10 @@ class Guard(Callback):
         self._steps: list[tuple[int, float, torch.Tensor]] = []  # number from 1, rate, loss
         self._max_lr = 0.0
         self._recent: deque[float] = deque(maxlen=LAST_STEPS)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if any(stop.wait_count >= stop.patience for stop in trainer.early_stopping_callbacks):
+            trainer.should_stop = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])  # now, before the schedule changes it

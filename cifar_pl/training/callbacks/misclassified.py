@@ -45,14 +45,18 @@ class Misclassified(Callback):
         return [last_map(network, image_size)] if self._layers == "auto" else list(self._layers)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Classifier) -> None:  # type: ignore[override]
-        if "val" not in pl_module.predictions or not trainer.is_global_zero:
+        best, network, epoch = self._run_dir / rundir.BEST, pl_module.network, trainer.current_epoch
+        pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if pruned or not trainer.is_global_zero:
             return
-        network, predictions, epoch = pl_module.network, pl_module.predictions["val"], trainer.current_epoch
-        best = self._run_dir / rundir.BEST
         if best.exists():
             checkpoint = checkpoints.load(best)
             network = checkpoints.load_network(best, checkpoint, network)
             predictions, epoch = Predictions(**checkpoint["predictions"]["val"]), checkpoint["epoch"] + 1
+        elif "val" in pl_module.predictions:
+            predictions = pl_module.predictions["val"]
+        else:
+            return
         split = "test" if data_of(trainer).test_selected else "val"
         self._explain(trainer, network, predictions, split, f", epoch {epoch}")
 

@@ -32,6 +32,8 @@ from cifar_pl.runs.overrides import key_of
 FIRST = (100, 1000, 4000)
 TEST = 10  # images of each class: a folder needs a test part, and the figures of it are not looked at
 NO_END = 1e7  # seconds
+# One validation, at the end: it is of as many images as the training. And nobody looks for their nearest neighbours.
+LEAN = ("data.batch_size=128", "callbacks.explore=null", "trainer.check_val_every_n_epoch=${trainer.max_epochs}")
 
 
 def write_folder(source: Source, labels: NDArray[np.int64], folder: Path) -> None:
@@ -73,7 +75,7 @@ def measure(name: str, labels: NDArray[np.int64], source: Source, args: Any) -> 
         (folder / "written").touch()
     runs = []
     for fold in range(args.folds):
-        others = ["data.batch_size=128", *(o for o in args.overrides if key_of(o) != "data")]
+        others = [*LEAN, *(o for o in args.overrides if key_of(o) != "data")]
         chosen = ("data=image_folder", f"data.root={folder}", f"data.folds={args.folds}", f"data.fold={fold}")
         job = campaign.Job(name, 0, (*others, *chosen), args.dir / name / f"fold{fold}")
         if job.left() and not campaign.train(job, time.monotonic() + NO_END):

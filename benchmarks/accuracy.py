@@ -83,15 +83,12 @@ def tables() -> str:
 def tried(r: dict[str, Any]) -> str:
     """What single changes do to a recipe, on held-out training images; the first record is that of the recipe."""
     name, base = next(iter(r["changes"].items()))
+    theirs = dict(zip(base["seeds"], base["val_acc"]["values"], strict=True))
     rows = []
     for change in r["changes"].values():
         options = change["command"].removeprefix(base["command"]).strip()
-        both = [
-            (value, base["val_acc"]["values"][base["seeds"].index(seed)])
-            for seed, value in zip(change["seeds"], change["val_acc"]["values"], strict=True)
-            if seed in base["seeds"]
-        ]
-        gain = spread([ours - theirs for ours, theirs in both])
+        ours = dict(zip(change["seeds"], change["val_acc"]["values"], strict=True))
+        gain = spread([ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()])
         shown = "" if change is base else f"{100 * gain['mean']:+.2f}" + deviation(gain)
         rows.append((f"`{options}`" if options else name, percent(change["val_acc"]), shown, change["n"]))
     return (

@@ -217,10 +217,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("patience", [0, 1])
 def test_a_run_that_had_stopped_early_is_not_trained_on(
-    config: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
 ) -> None:
-    stop = ("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=9")
+    never = ("callbacks=early_stopping", "+callbacks.early_stopping.min_delta=9")
+    stop = (*never, f"callbacks.early_stopping.patience={patience}")
     quick = [o for o in QUICK if not o.startswith("callbacks.")]
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "test", lambda *_, **__: (_ for _ in ()).throw(PowerCutError))

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ Pixels = NDArray[np.uint8]
 def cached(path: Path, shape: tuple[int, ...], make: Callable[[], tuple[Pixels, Any]]) -> tuple[Pixels, Any]:
     """Images cached at `path`, uint8 (N, *shape), with a note, a JSON value; else what `make` returns, saved there.
 
-    One process makes them while others wait for it. If nothing can be written there, they are not saved.
+    One process makes them while others wait for it, and deletes those beside them whose names differ after the last `-`
+    only. If nothing can be written there, they are not saved.
     """
     lock: AbstractContextManager[object]
     try:
@@ -43,7 +44,17 @@ def cached(path: Path, shape: tuple[int, ...], make: Callable[[], tuple[Pixels, 
                 file.write(pixels.data)
         except OSError as error:
             log.warning("%s cannot be written (%s): the next run decodes again.", path, error.strerror)
+        else:
+            _delete_older(path)
         return pixels, note
+
+
+def _delete_older(path: Path) -> None:
+    what, _, _ = path.name.rpartition("-")
+    with suppress(OSError):
+        for other in path.parent.glob("*.pixels"):
+            if other != path and other.name.rpartition("-")[0] == what:
+                other.unlink()
 
 
 def _load(path: Path, shape: tuple[int, ...]) -> tuple[Pixels, Any]:

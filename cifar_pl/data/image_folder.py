@@ -70,10 +70,8 @@ def image_folder(
     check_memory(len(found), image_size)
     key = sha256(repr((VERSION, image_size, [_stamp(file) for file in found])).encode()).hexdigest()[:16]
     shape = (image_size, image_size, 3)
-    name = f"{root.name}-{image_size}-{test_size}-{test_seed}-"
-    path = place / f"{name}{key}.pixels"
-    pixels, left_out = cached(path, shape, lambda: _decode(found, image_size))
-    _delete_older(path, name)
+    name = f"{root.name if root.is_file() else ''}-{image_size}-{test_size}-{test_seed}-{key}.pixels"
+    pixels, left_out = cached(place / name, shape, lambda: _decode(found, image_size))
     _tell([f"{found[row].path}: {why}" for row, why in left_out], len(found), place / "left_out.txt", strict)
     gone = {row for row, _ in left_out}
     kept = [file for row, file in enumerate(found) if row not in gone]
@@ -155,14 +153,6 @@ def _held_out(found: list[File], path: Path, share: float, seed: int) -> list[Fi
     test = [file._replace(part="test") for file in found if file.name in listed]
     log.info("Test part: %d of %d files, held out by the list in %s", len(test), len(found), path)
     return test + [file for file in found if file.name not in listed]
-
-
-def _delete_older(path: Path, name: str) -> None:
-    """Delete the other caches beside `path` whose names begin with `name`."""
-    with suppress(OSError):
-        for other in path.parent.iterdir():
-            if other.name.startswith(name) and other.suffix == path.suffix and other != path:
-                other.unlink()
 
 
 def _stamp(file: File) -> tuple[object, ...]:

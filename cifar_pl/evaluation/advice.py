@@ -193,8 +193,7 @@ def idle(rows: Rows, n: int, batch_size: int, now: int, again: Again) -> Advice 
     text = f"{share:.0%} of the epochs' time was not training but validation. Validate less often."
     most = min(5 * len(rows) // max(validations, 1), len(rows))
     every = max((n for n in range(1, most + 1) if len(rows) % n == 0), default=0)  # the last epoch has to be judged
-    told = share > IDLE and every > now
-    return Advice(text, again(f"trainer.check_val_every_n_epoch={every}")) if told else None
+    return Advice(text, again(f"trainer.check_val_every_n_epoch={every}")) if share > IDLE and every > now else None
 
 
 def _span(low: float, high: float) -> str:

@@ -35,7 +35,7 @@ class Guard(Callback):
         self._recent: deque[float] = deque(maxlen=LAST_STEPS)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if any(stop.wait_count >= stop.patience for stop in trainer.early_stopping_callbacks):
+        if any(stop.stopped_epoch for stop in trainer.early_stopping_callbacks):
             trainer.should_stop = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:

@@ -262,24 +262,24 @@ def test_images_are_contiguous_on_mps_alone(
 
 
 @pytest.mark.parametrize(
-    ("device", "options", "clip", "fused"),
+    ("device", "options", "trainer", "fused"),
     [
-        ("cuda", {}, None, True),
-        ("cpu", {}, None, None),  # whose bits would be others
-        ("mps", {}, None, None),
-        ("cuda", {"fused": False}, None, False),
-        ("cuda", {"foreach": True}, None, None),
-        ("cuda", {}, 1.0, None),  # Lightning refuses to clip for a fused one
+        ("cuda", {}, {}, True),
+        ("cpu", {}, {}, None),  # whose bits would be others
+        ("mps", {}, {}, None),
+        ("cuda", {"fused": False}, {}, False),
+        ("cuda", {"foreach": True}, {}, None),
+        ("cuda", {}, {"gradient_clip_val": 1.0}, None),  # Lightning refuses to clip for a fused one
+        ("cuda", {}, {"scaler": torch.amp.GradScaler("cpu")}, None),  # of fp16, whose first step may be left out
     ],
 )
 def test_the_optimizer_is_fused_on_cuda_where_nothing_else_is_asked_for(
-    tiny_network: nn.Module, device: str, options: dict[str, bool], clip: float | None, fused: bool | None
+    tiny_network: nn.Module, device: str, options: dict[str, bool], trainer: dict[str, Any], fused: bool | None
 ) -> None:
     module = Classifier(tiny_network, partial(torch.optim.SGD, **options), schedulers.constant, CLASSES, lr=0.1)
     strategy = SimpleNamespace(root_device=torch.device(device), broadcast=lambda lr: lr / 2)
-    module._trainer = SimpleNamespace(  # type: ignore[assignment]
-        strategy=strategy, gradient_clip_val=clip, max_epochs=1, estimated_stepping_batches=9
-    )
+    known = {"gradient_clip_val": None, "scaler": None, "max_epochs": 1, "estimated_stepping_batches": 9}
+    module._trainer = SimpleNamespace(strategy=strategy, **{**known, **trainer})  # type: ignore[assignment]
     optimizers, _ = module.configure_optimizers()  # type: ignore[misc]
     assert optimizers[0].defaults["fused"] is fused  # type: ignore[index]
     assert module.hparams["lr"] == optimizers[0].defaults["lr"] == 0.05  # type: ignore[index]  # the first process's

@@ -174,7 +174,9 @@ class Classifier(LightningModule):
     def _optimizer(self, **known: Any) -> Optimizer:
         """On CUDA fused: one pass over the weights in place of one per operation. On a CPU it would change the bits."""
         cuda, clips = self.trainer.strategy.root_device.type == "cuda", bool(self.trainer.gradient_clip_val)
-        if cuda and not clips:  # Lightning refuses both
+        # Lightning refuses fused and clipped. With fp16 a fused first step that overflows, as it mostly does, leaves
+        # the momentum as memory that was never written (torch 2.14).
+        if cuda and not clips and self.trainer.scaler is None:
             accepted = inspect.signature(self._make_optimizer).parameters
             if all(name in accepted and accepted[name].default is None for name in ("fused", "foreach")):
                 known["fused"] = True

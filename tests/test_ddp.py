@@ -23,6 +23,7 @@ from pytorch_lightning import Callback, Trainer
 from benchmarks import faults
 from cifar_pl.config.build import build
 from cifar_pl.data.batches import Batch
+from cifar_pl.errors import UserError
 from cifar_pl.evaluation.features import Explored
 from cifar_pl.runs import rundir
 from cifar_pl.training.classifier import Classifier
@@ -154,6 +155,13 @@ def test_processes_do_not_wait_for_each_other_to_hear_of_a_signal(train: Train, 
     assert max(counts) <= 2  # Lightning makes 60
 
 
+def nobody_is_left(session: int) -> None:
+    end = time.monotonic() + 30
+    while left := faults.session(session):
+        assert time.monotonic() < end, left
+        time.sleep(0.2)
+
+
 @pytest.mark.slow
 def test_sigterm_ends_both_processes_and_the_run_goes_on(train: Train, tmp_path: Path) -> None:
     """Where Lightning broadcasts from its handler, it hangs at most moments."""
@@ -164,15 +172,32 @@ def test_sigterm_ends_both_processes_and_the_run_goes_on(train: Train, tmp_path:
     process.terminate()
     threading.Thread(target=process.stdout.read, daemon=True).start()
     assert process.wait(60) == 128 + signal.SIGTERM
-    end = time.monotonic() + 30
-    while left := faults.session(process.pid):
-        assert time.monotonic() < end, left
-        time.sleep(0.2)
+    nobody_is_left(process.pid)
     assert rundir.state(tmp_path / "run")["status"] == "interrupted"
     assert "Traceback" not in (tmp_path / "stderr").read_text()
     result = train("resume=run")
     assert result.returncode == 0, result.stderr
     assert [row.partition(",")[0] for row in (tmp_path / "run/metrics.csv").read_text().splitlines()[1:]] == [*"1234"]
+
+
+class Stuck(Callback):
+    """Stops the first process with an error while the other waits, as those of GPUs would for it."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_rank:
+            time.sleep(600)
+        raise UserError("the first process went wrong")
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_process_ends_the_others(tmp_path: Path) -> None:
+    stuck = "+callbacks.stuck._target_=tests.test_ddp.Stuck"
+    process = faults.begin(tmp_path, *DDP, *LEAN, stuck, "hydra.run.dir=run")
+    process.communicate(timeout=240)
+    said = (tmp_path / "stderr").read_text()
+    assert process.returncode == 1, said
+    assert said.count("error: the first process went wrong") == 1
+    nobody_is_left(process.pid)
 
 
 def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

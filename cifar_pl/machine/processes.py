@@ -4,12 +4,16 @@ Read from what torchrun, SLURM's srun and Lightning's own launcher set, as Light
 so that a command line can be refused before it is imported.
 """
 
+import atexit
 import os
+import subprocess
 from types import FrameType
 from typing import Any
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # set by torchrun, Lightning's launcher, srun
 INTERACTIVE = ("bash", "interactive")  # Lightning starts the processes itself in SLURM jobs of these names
+
+SECONDS_TO_END = 5.0
 
 
 def started() -> int:
@@ -36,12 +40,15 @@ def misstarted() -> str:
 
 
 def each_ends_itself(trainer: Any) -> None:
-    """Let each process of this Lightning trainer handle its own SIGTERM.
+    """Let each process of this Lightning trainer handle its own SIGTERM, and let the first one outlive the others.
 
     Lightning's handler would tell the others by a broadcast, which collides with other collective operations and
     hangs; and to hear of it, all processes synchronise in every training step, for which a GPU waits (Lightning#21487).
     """
     connector = trainer._signal_connector
+    if trainer.strategy.launcher is not None:
+        os.environ.setdefault("LOCAL_WORLD_SIZE", str(trainer.num_devices))  # as torchrun does: a process's cores
+        atexit.register(_end_others, trainer.strategy.launcher)
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         launcher = trainer.strategy.launcher  # None under torchrun and srun, which signal every process
@@ -51,6 +58,17 @@ def each_ends_itself(trainer: Any) -> None:
 
     connector._sigterm_notifier_fn = pass_on
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+
+
+def _end_others(launcher: Any) -> None:
+    """End processes that have not ended soon after the first one: on GPUs they would wait half an hour for it."""
+    children: list[subprocess.Popen[bytes]] = launcher.procs[:]
+    launcher.procs.clear()  # or Lightning, which sees one of them end by a signal, would kill this one
+    for child in children:
+        try:
+            child.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            child.kill()
 
 
 def slurm_job() -> str:

@@ -15,14 +15,16 @@ from cifar_pl.runs import files, rundir
 from tests.conftest import ROOT
 from tests.test_guard import BARE
 
-ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": os.environ["HIDDEN_GPUS"], "PYTHONPATH": str(ROOT)}
+PACKAGES = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": os.environ["HIDDEN_GPUS"], "PYTHONPATH": PACKAGES}
 if ENVIRONMENT["HIDDEN_GPUS"] == "all":
     del ENVIRONMENT["CUDA_VISIBLE_DEVICES"]
-TRAIN = ("train.py", *(o for o in BARE if o != "trainer=cpu"), "trainer=gpu", "data.num_workers=2")
+LEFT_OUT = ("trainer=cpu", "callbacks.dashboard=null")  # the dashboard keeps the predictions
+TRAIN = ("train.py", *(o for o in BARE if o not in LEFT_OUT), "trainer=gpu", "data.num_workers=2")
 
 
 def python(*arguments: str) -> str:
-    """What Python says in a process that sees the GPUs."""
+    """What Python says in a process that sees the GPUs, first on stdout."""
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -35,7 +37,7 @@ def gpu() -> str:
     ask = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CUDA_VISIBLE_DEVICES")
-        name = python("-c", ask).strip() if hardware.nvidia() else ""
+        name = python("-c", ask).partition("\n")[0] if hardware.nvidia() else ""
     if not name:
         pytest.skip("no GPU that torch can use")
     return name

@@ -1,5 +1,6 @@
 """From Python what the commands do, by the same objects: `train`, `open_run`, `compare`; see docs/python.md."""
 
+import multiprocessing
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -148,6 +149,9 @@ def train(*overrides: str) -> Run:
     its random state and its loggers, it has again.
     """
     directories = list[Path]()
+    # Python's own name for it; without this each loader worker of Windows and Macs would begin a training.
+    imported = getattr(multiprocessing.current_process(), "_inheriting", False)
+    require(not imported, 'other processes import this script: put cifar_pl.train below `if __name__ == "__main__":`.')
 
     def job(cfg: DictConfig) -> None:
         directories.append(Path(cfg.run_dir))

@@ -2,6 +2,7 @@
 
 import ast
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -202,6 +203,17 @@ def test_an_interrupt_leaves_a_run_that_goes_on(tmp_path: Path, monkeypatch: pyt
     assert (run.summary["status"], len(run.metrics)) == ("interrupted", 1)
     resumed = cifar_pl.train("resume=latest", stop)
     assert (resumed.summary["status"], len(resumed.metrics)) == ("finished", 2)
+
+
+def test_a_script_that_its_own_processes_import_trains_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    start = "multiprocessing.get_context('spawn').Process(target=print).start()"
+    train = "import cifar_pl; cifar_pl.train('hydra.run.dir=run')"
+    script.write_text(f"import multiprocessing\nif __name__ == '__main__':\n    {start}\nelse:\n    {train}\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "put cifar_pl.train below" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 DOCUMENT = (ROOT / "docs/python.md").read_text()

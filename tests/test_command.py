@@ -76,6 +76,13 @@ def test_full_errors_on_request(tmp_path: Path) -> None:
     assert "Traceback" in result.stderr
 
 
+def test_a_name_that_the_terminal_cannot_write_is_escaped() -> None:
+    script = "from cifar_pl.cli import command; command.script(lambda: print('\\u4e2d.png'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}  # of Windows, into a file
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.stdout == "\\u4e2d.png\n", result.stderr
+
+
 def test_a_further_process_of_a_run_prints_one_message_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,28 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> 
         files.write(tmp_path / "directory", "new")
     assert {p.name for p in tmp_path.iterdir()} == {"file", "directory"}
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_file_that_windows_holds_for_a_moment_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new, old, tries, replace = tmp_path / "new", tmp_path / "old", list[str](), os.replace
+    new.write_text("new")
+    old.write_text("old")
+
+    def held(source: str, target: Path) -> None:
+        tries.append(source)
+        if len(tries) < 3:
+            raise PermissionError(13, "Access is denied", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", held)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        files._rename(str(new), old)
+    assert (old.read_text(), len(tries)) == ("new", 3)
+    tries.clear()
+    with pytest.raises(PermissionError):  # elsewhere it is no matter of time
+        files.write(old, "newer")
+    assert len(tries) == 1
 
 
 def test_json_has_null_for_what_it_cannot_say(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """How many runs go on at the same time."""
 
+import signal
 import threading
 from typing import Any
 
@@ -37,6 +38,12 @@ def test_each_run_at_the_same_time_has_its_gpu_and_its_share_of_the_cores(monkey
     for wrong in (0, -1, "two", 1.5):
         with pytest.raises(UserError, match="whole number"):
             slots.allocate(launcher, wrong)
+
+
+def test_where_submitit_cannot_run_its_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGCONT")  # Windows
+    with pytest.raises(UserError, match="WSL2"):
+        slots.allocate(LocalLauncher(), 2)  # type: ignore[arg-type]
 
 
 def test_all_work_is_done_no_more_at_once_than_there_are_slots() -> None:

@@ -1,5 +1,6 @@
 """`train.py` and the other commands on a shell: resolvers, `resume=`, signals, exit status."""
 
+import io
 import logging
 import os
 import secrets
@@ -52,6 +53,9 @@ def run(main: Callable[[], object]) -> int:
     traceback instead.
     """
     register_resolvers()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that its encoding lacks must not end a run
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
         signal.signal(signal.SIGINT, _interrupt)

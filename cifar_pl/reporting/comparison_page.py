@@ -1,6 +1,5 @@
 """Many runs in one table and on one page."""
 
-import os
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.inference import kept
 from cifar_pl.inference.kept import Votes
 from cifar_pl.reporting import comparison_figures, figures, page, sprites, wall
-from cifar_pl.reporting.links import links
+from cifar_pl.reporting.links import links, relative
 from cifar_pl.runs import files, rundir
 from cifar_pl.runs.compare import Comparison, Configuration
 from cifar_pl.runs.monitors import TEST_SELECTED
@@ -92,11 +91,11 @@ def _rows(comparison: Comparison, out: Path) -> list[dict[str, Any]]:
         for split in SPLITS:
             if spread := one.accuracy[split]:
                 row |= {f"{split}_acc_{f}": getattr(spread, f) for f in (FIGURES if spread.n > 1 else FIGURES[:1])}
-        runs = " ".join(os.path.relpath(run.directory, out) for run in one.runs.values())
+        runs = " ".join(relative(run.directory, out) for run in one.runs.values())
         rows.append({**row, "lr": one.lr, "seconds": one.seconds, "runs": runs})
     for run in comparison.others:
         row = {"status": run.status, "configuration": comparison.name(run), "n": 0}
-        rows.append({**row, "runs": os.path.relpath(run.directory, out), "error": run.error})
+        rows.append({**row, "runs": relative(run.directory, out), "error": run.error})
     return rows
 
 

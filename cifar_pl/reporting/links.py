@@ -14,6 +14,11 @@ def links(out: Path) -> dict[str, Callable[[Record], str]]:
 
     def link(run: Record) -> str:
         page = run.directory / rundir.PAGE
-        return "./" + quote(os.path.relpath(page, out)) if page.is_file() else ""
+        return "./" + quote(relative(page, out)) if page.is_file() else ""
 
-    return {"place": lambda run: os.path.relpath(run.directory, out), "link": link}
+    return {"place": lambda run: relative(run.directory, out), "link": link}
+
+
+def relative(path: Path, out: Path) -> str:
+    """The way from `out` to `path`, with slashes on every system."""
+    return Path(os.path.relpath(path, out)).as_posix()

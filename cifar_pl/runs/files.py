@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,22 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp makes private files
-        os.replace(name, path)
+        _rename(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _rename(name: str, path: Path) -> None:
+    """Rename over `path`; on Windows a virus scanner or a reader may hold it for a moment."""
+    for wait in (0.1, 0.2, 0.4, 0.8, 1.6, None):
+        try:
+            os.replace(name, path)
+            break
+        except PermissionError:
+            if os.name != "nt" or wait is None:
+                raise
+            time.sleep(wait)
 
 
 def write(path: Path, content: str | bytes) -> None:

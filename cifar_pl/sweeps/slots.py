@@ -35,6 +35,10 @@ def allocate(launcher: Launcher, at_once: Any) -> list[Slot]:
 
         slurm.watch()
         return [{}] * (at_once or getattr(launcher, "params", {}).get("array_parallelism", 1))
+    require(
+        hasattr(signal, "SIGCONT"),
+        "hydra/launcher=local does not run on Windows: submitit needs signals it lacks. Leave it out, or take WSL2.",
+    )
     gpus = hardware.gpus()
     count = at_once or len(gpus) * (PER_GPU if hardware.cores() >= PER_GPU * len(gpus) * CORES else 1)
     require(

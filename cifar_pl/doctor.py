@@ -22,7 +22,6 @@ from cifar_pl.errors import UserError
 from cifar_pl.machine import hardware
 from cifar_pl.training import budget
 
-STEPS = {"cpu": 10, "cuda": 100, "mps": 100}  # timed; a GPU's loader has the first ready before they are asked for
 IMAGES = 50_000  # of an epoch of CIFAR-10
 SPACE = 1e9  # bytes; see the advice
 MB = 1e6
@@ -89,9 +88,9 @@ def _speed(cfg: DictConfig) -> Iterator[Line]:
     target = {"_target_": "cifar_pl.doctor.noise", "_partial_": True, "image_size": cfg.data.image_size}
     for device in filter(None, ("cpu", _usable()[0])):
         cfg.trainer.accelerator = device
-        cfg.data.source = {**target, "number": size * (budget.WARM_UP + STEPS[device])}
+        cfg.data.source = {**target, "number": size * (budget.WARM_UP + budget.STEPS[device])}
         machine = parts.machine(cfg)
-        seconds = budget.step_seconds(cfg, machine, parts.data(cfg, device), STEPS[device])
+        seconds = budget.step_seconds(cfg, machine, parts.data(cfg, device))
         epoch = seconds * (IMAGES // size)
         about = f"{epoch / 60:.0f} minutes" if epoch > 120 else f"{epoch:.0f} seconds"
         how = f"{1000 * seconds:.0f} ms per step of {size} images, {machine.precision}"

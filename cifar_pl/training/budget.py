@@ -29,7 +29,8 @@ from cifar_pl.training.range_test import throwaway_trainer
 log = logging.getLogger(__name__)
 
 RECIPE = re.compile(r"epochs\d+")  # in conf/experiment
-WARM_UP, STEPS = 5, 20  # steps that are left out, and steps that are timed
+WARM_UP = 5  # steps that are left out
+STEPS = {"cpu": 20, "cuda": 100, "mps": 100}  # timed; a GPU's loader has the first ready before they are asked for
 EVALUATION = 1 / 3  # of an image's time in training: the forward pass alone
 MAP = 10.0  # seconds to compare the features of CIFAR-10's images and to place 2,000 of them on a map
 ONCE = 15.0  # seconds of the start, before the plan, and of gallery, figures and page at the end
@@ -131,16 +132,17 @@ def _time_steps(cfg: DictConfig, typed: list[str]) -> tuple[DataModule, float, f
     for share in (0.9, 0.0):
         timed = compose(_config_name(), [*typed, f"data.start_share={share}", f"trainer.max_epochs={MAX_EPOCHS}"])
         data = parts.data(timed, machine.accelerator)
-        seconds.append(step_seconds(timed, machine, data, STEPS))
+        seconds.append(step_seconds(timed, machine, data))
         gc.collect()  # trainer and classifier hang in cycles, and with them the images
     return data, seconds[0], seconds[1]
 
 
-def step_seconds(cfg: DictConfig, machine: parts.Machine, data: DataModule, steps: int) -> float:
-    """Seconds of a training step: the mean of so many after a warm-up, of a run that leaves nothing behind."""
+def step_seconds(cfg: DictConfig, machine: parts.Machine, data: DataModule) -> float:
+    """Seconds of a training step: the mean of `STEPS` after a warm-up, of a run that leaves nothing behind."""
     classifier = parts.spare(cfg, parts.network(cfg, data, machine.accelerator), data)
-    timer, total = _Timer(steps), WARM_UP + steps
-    trainer = throwaway_trainer(**machine.one_device(), max_steps=total, max_epochs=-1, callbacks=[timer])
+    steps, search = STEPS[machine.accelerator], parts.benchmark(cfg, machine.accelerator)
+    timer, length = _Timer(steps), {"max_steps": WARM_UP + steps, "max_epochs": -1}
+    trainer = throwaway_trainer(**machine.one_device(), **length, benchmark=search, callbacks=[timer])
     trainer.fit(classifier, data.train_dataloader())
     return (timer.at[1] - timer.at[0]) / steps
 

@@ -105,9 +105,9 @@ def callbacks(cfg: DictConfig, data: DataModule, study: Path | None) -> list[Cal
         del nodes["best"]
     elif "best" in nodes and (left := cfg.trainer.max_epochs % cfg.trainer.check_val_every_n_epoch):
         log.warning(
-            "!! The last %d epochs are not validated, so the best checkpoint cannot be of them: "
+            "!! No validation after epoch %d, so the best checkpoint cannot be of a later one: "
             "trainer.check_val_every_n_epoch should divide trainer.max_epochs.",
-            left,
+            cfg.trainer.max_epochs - left,
         )
     made: list[Callback] = [build(node, f"callbacks.{name}") for name, node in nodes.items()]
     if study and study.exists():

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from torchvision.datasets import CIFAR10
 
 from cifar_pl.cli import command
-from cifar_pl.config import parts, schema
-from cifar_pl.data.cifar10 import CIFAR10
+from cifar_pl.config import parts, place
 from cifar_pl.data.images import Images, Source
 from cifar_pl.errors import UserError
 from cifar_pl.machine import hardware
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="cifar-pl doctor", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of train, such as data.batch_size=512")
     typed = [*parser.parse_args().overrides, "data.val_size=0", "data.fold=null", "data.start_share=0"]
-    with initialize_config_dir(str(schema.CONF), version_base="1.3"):
+    with initialize_config_dir(str(place.CONF), version_base="1.3"):
         cfg = compose("config", typed)
         for what, here, change in chain(_machine(), _places(cfg), _speed(cfg)):
             sys.stdout.write(f"{what:<9} {here}\n" + (f"{'':<7}-> {change}\n" if change else ""))
@@ -77,7 +77,7 @@ def _places(cfg: DictConfig) -> Iterator[Line]:
         yield str(shm), f"{free / MB:.0f} MB free", short if free < need else ""
     if cfg.data.source._target_ == "cifar_pl.data.cifar10.cifar10":
         root = Path(cfg.data.root)
-        found = [place for name in (CIFAR10.folder, CIFAR10.archive) if (place := root / name).exists()]
+        found = [place for name in (CIFAR10.base_folder, CIFAR10.filename) if (place := root / name).exists()]
         first = "The first run downloads its 170 MB; data=digits needs nothing."
         yield "CIFAR-10", str(found[0]) if found else f"not in {root.resolve()}", "" if found else first
 

@@ -113,5 +113,5 @@ def test_offline_the_message_has_what_was_tried_and_three_ways_out(tmp_path: Pat
         cifar10(tmp_path, mirrors=["http://127.0.0.1:9/archive"], timeout=1)
     message = str(caught.value)
     assert "http://127.0.0.1:9/archive: " in message
-    for way in (str(tmp_path / CIFAR10.archive), "data=image_folder data.root=", "data=digits"):
+    for way in (str(tmp_path / CIFAR10.filename), "data=image_folder data.root=", "data=digits"):
         assert way in message

@@ -37,7 +37,7 @@ from cifar_pl.training.lr_finder import METHODS, Curve, choose, finite
 from tests.conftest import Make
 from tests.fuzzing import GROUPS, JSON, QUICK, Record, changes, fuzz, refusal, spoiled
 from tests.test_search import Launcher
-from tests.test_sources import pack, write_batches
+from tests.test_sources import known, pack, write_batches
 
 pytestmark = pytest.mark.slow
 
@@ -268,7 +268,7 @@ def test_a_spoiled_cifar10_is_refused_by_its_md5(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record, what: str
 ) -> None:
     folder, md5s, _ = write_batches(tmp_path, images_per_batch=1)
-    monkeypatch.setattr(official, "CIFAR10", official.CIFAR10._replace(files_md5=md5s))
+    known(monkeypatch, official.CIFAR10, md5s)
     file = folder / "test_batch"
     if what == "archive":
         file = pack(folder)

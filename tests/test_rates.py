@@ -10,7 +10,7 @@ from benchmarks.rates import judging, measuring
 from cifar_pl.data import cifar10 as official
 from cifar_pl.runs import files
 from cifar_pl.training import lr_finder
-from tests.test_sources import write_batches
+from tests.test_sources import known, write_batches
 
 
 def test_the_rule_still_gives_the_rates_of_the_record() -> None:
@@ -49,7 +49,7 @@ def test_a_suggestion_is_judged_by_factor_and_points() -> None:
 def test_the_study_reads_no_test_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "HELD_OUT", 4)
     _, files_md5, _ = write_batches(tmp_path)
-    monkeypatch.setattr(official, "CIFAR10", official.CIFAR10._replace(files_md5=files_md5))
+    known(monkeypatch, official.CIFAR10, files_md5)
     whole = measuring.cifar10(tmp_path)
     source = measuring.part(32, 3, root=tmp_path)
     assert (len(source.train), len(source.test)) == (3, 4)

@@ -166,7 +166,7 @@ def train(*overrides: str) -> Run:
     asked = resume.arguments([*overrides])
     flags = [one for one in asked if one.startswith("-")]
     require(not flags, f"{' '.join(flags)}: overrides of one run alone. For a sweep: {TRAIN} -m")
-    with guest(), initialize_config_dir(str(place.conf()), "train", version_base="1.3"):
+    with guest(), initialize_config_dir(str(place.CONF), "train", version_base="1.3"):
         GlobalHydra.instance().hydra.run("config", job, asked)  # type: ignore[union-attr]
     return Run(directories[0])
 

@@ -28,10 +28,8 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Write `gallery.png`, `gallery.csv` and `report.html`, and `robustness.csv` if it is asked for."""
     ask = _arguments()
-    if ask.out:
-        rundir.require_empty(ask.out)
-    if ask.copy_to:
-        rundir.require_empty(ask.copy_to)
+    for directory in filter(None, (ask.out, ask.copy_to)):
+        rundir.require_empty(directory)
     require(ask.number > 0, f"--number {ask.number}: it must be at least 1.")
     require(ask.robustness is None or ask.robustness > 0, f"--robustness {ask.robustness}: it must be at least 1.")
     run = saved.find(ask.run)
@@ -46,7 +44,7 @@ def main() -> None:
 
     kept = {"val": run.validation is not None and not data.test_selected, "test": run.keeps_test}
     predictions = {name: run.predictions(name, data) for name in SPLITS if name == split or kept[name]}
-    found = cases.select(predictions[split], len(data.labels(split)), not ask.correct, ask.by, ask.seed, pair)
+    found = cases.select(predictions[split], len(data.images(split).labels), not ask.correct, ask.by, ask.seed, pair)
     chosen = found[: ask.number]
     what = f"{'correctly classified' if ask.correct else 'misclassified'} {SPLITS[split]} images"
     require(chosen, f"There are no {what}{' of this pair' if pair else ''} in epoch {run.epoch} of {run.directory}.")

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 IMAGES = 1000  # on which the files are checked
 TOLERANCE = 1e-4  # of a probability
 Array = NDArray[Any]
+Exported = tuple[bytes, Array]  # a file, and the probabilities that it gives
 
 
 def main() -> None:
@@ -43,38 +44,37 @@ def main() -> None:
     data = run.data()
     split = "val" if data.size("val") else "test"
     images = data.batch(split, 0, min(IMAGES, data.size(split))).image.contiguous()
-    network = run.network.cpu().float().to(memory_format=torch.contiguous_format)
-    expected = _probabilities(network, images)
+    whole = nn.Sequential(run.network.cpu().float().to(memory_format=torch.contiguous_format), nn.Softmax(1))
     try:
-        whole = nn.Sequential(network, nn.Softmax(1))
-        onnx, program, safetensors = _onnx(whole, images[:2]), _program(whole, images[:2]), _safetensors(run)
-        exported = [_run_onnx(onnx, images.numpy()), _run_safetensors(safetensors, network, images)]
-        exported += [_run_program(program, images)]
+        made = {"onnx": _onnx(whole, images), "pt2": _program(whole, images)}
+        made["safetensors"] = _safetensors(run, whole, images)
     except ModuleNotFoundError as error:
         raise UserError(f"{error}. Install what exporting needs: {install('export')}") from error
-    difference = max(float(np.abs(p - expected).max()) for p in exported)
+    expected = _probabilities(whole, images)
+    difference = max(float(np.abs(p - expected).max()) for _, p in made.values())
     require(difference < TOLERANCE, f"The exported network gives other probabilities, by up to {difference:.1e}.")
-    files.write(out / "model.onnx", onnx)
-    files.write(out / "model.pt2", program)
-    files.write(out / "model.safetensors", safetensors)
+    for suffix, (content, _) in made.items():
+        files.write(out / f"model.{suffix}", content)
     files.write(out / "README.md", page.render("card.md", run=run, facts=run.facts, size=images.shape[-1]))
     log.info("%s: checked on %d images; probabilities differ by %.1e at most.", out, len(images), difference)
 
 
-def _probabilities(network: nn.Module, images: torch.Tensor) -> Array:
+def _probabilities(whole: nn.Module, images: torch.Tensor) -> Array:
     with torch.inference_mode():
-        return torch.cat([network(part).softmax(1) for part in torch.split(images, 100)]).numpy()
+        return torch.cat([whole(part) for part in torch.split(images, 100)]).numpy()
 
 
-def _onnx(network: nn.Module, images: torch.Tensor) -> bytes:
+def _onnx(whole: nn.Module, images: torch.Tensor) -> Exported:
+    import onnxruntime  # an optional extra
+
     for name in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own insides
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
-            network,
-            (images,),
+            whole,
+            (images[:2],),
             path,
             input_names=["image"],
             output_names=["probability"],
@@ -82,45 +82,30 @@ def _onnx(network: nn.Module, images: torch.Tensor) -> bytes:
             external_data=False,
             verbose=False,
         )
-        return path.read_bytes()
-
-
-def _run_onnx(model: bytes, images: Array) -> Array:
-    import onnxruntime  # an optional extra
-
+        model = path.read_bytes()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    parts = np.array_split(images, max(1, len(images) // 128))  # of two sizes, to check that any batch size works
-    return np.concatenate([session.run(None, {"image": part})[0] for part in parts])
+    parts = np.array_split(images.numpy(), max(1, len(images) // 128))  # of two sizes: any batch size has to work
+    return model, np.concatenate([session.run(None, {"image": part})[0] for part in parts])
 
 
-def _program(network: nn.Module, images: torch.Tensor) -> bytes:
-    program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+def _program(whole: nn.Module, images: torch.Tensor) -> Exported:
+    program = torch.export.export(whole, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
     file = io.BytesIO()
     torch.export.save(program, file)
-    return file.getvalue()
+    content = file.getvalue()
+    return content, _probabilities(torch.export.load(io.BytesIO(content)).module(), images)
 
 
-def _run_program(program: bytes, images: torch.Tensor) -> Array:
-    network = torch.export.load(io.BytesIO(program)).module()
-    with torch.inference_mode():
-        return torch.cat([network(part) for part in torch.split(images, 128)]).numpy()
-
-
-def _safetensors(run: Saved) -> bytes:
-    from safetensors.torch import save  # an optional extra
+def _safetensors(run: Saved, whole: nn.Sequential, images: torch.Tensor) -> Exported:
+    from safetensors.torch import load, save  # an optional extra
 
     weights = {name: value.contiguous() for name, value in run.network.state_dict().items()}
     normalize: Any = next(m for m in run.network.modules() if isinstance(m, Normalize))
     statistics = {name: json.dumps(getattr(normalize, name).flatten().tolist()) for name in ("mean", "std")}
-    return save(weights, {"classes": json.dumps(run.classes), **statistics})
-
-
-def _run_safetensors(weights: bytes, network: nn.Module, images: torch.Tensor) -> Array:
-    from safetensors.torch import load
-
-    spare = copy.deepcopy(network)
-    spare.load_state_dict(load(weights))
-    return _probabilities(spare, images)
+    content = save(weights, {"classes": json.dumps(run.classes), **statistics})
+    spare = copy.deepcopy(whole)
+    spare[0].load_state_dict(load(content))
+    return content, _probabilities(spare, images)
 
 
 if __name__ == "__main__":

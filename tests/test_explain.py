@@ -124,7 +124,7 @@ def test_mistakes_are_copied_into_folders_by_class(own_run: Path, ask: Ask, tmp_
     assert ask(explain.main, own_run, "--number", 2, "--copy-to", tmp_path / "wrong") == 0
     run = saved.find(str(own_run))
     assert run.validation is not None
-    pixels = run.data().pixels("val", range(len(run.data().labels("val"))))
+    pixels = run.data().images("val").pixels
     wrong = [row for row in zip(*run.validation, strict=True) if row[0].argmax() != row[1]]
     copied = sorted((tmp_path / "wrong").rglob("*.png"))
     expected = {f"{label}/{logits.argmax()}/{index}.png": int(index) for logits, label, index in wrong}

@@ -118,10 +118,10 @@ def test_other_images_than_the_runs_are_refused(own_run: Path) -> None:
     run = saved.find(str(own_run))
     data = run.data()
     kept = run.predictions("test", data)
-    data.labels("test")[3] += 1
+    data.images("test").labels[3] += 1
     with pytest.raises(UserError, match="the test images are not those that the run saw"):
         run.predictions("test", data)
-    data.labels("test")[3] -= 1
+    data.images("test").labels[3] -= 1
     shifted = run.validation._replace(index=run.validation.index + 10_000)  # type: ignore[union-attr]
     with pytest.raises(UserError, match="the val images are not those"):
         dataclasses.replace(run, validation=shifted).predictions("val", data)

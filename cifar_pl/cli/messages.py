@@ -5,7 +5,7 @@ import re
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_pl.config import schema
+from cifar_pl.config import place, schema
 from cifar_pl.errors import UserError, full_key, install, nearest
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -33,8 +33,8 @@ def _hint(text: str) -> str:
     if "hydra/launcher/submitit" in text:
         return f" It is an optional part: {install('sweep')}"
     if option := re.search(r"Could not find '([\w-]+)/([^']+)'", text):
-        return nearest(option[2], (path.stem for path in (schema.CONF / option[1]).glob("*.yaml")))
+        return nearest(option[2], (path.stem for path in (place.CONF / option[1]).glob("*.yaml")))
     if key := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
-        groups = (path.name for path in schema.CONF.iterdir() if path.is_dir())
+        groups = (path.name for path in place.CONF.iterdir() if path.is_dir())
         return nearest(key[1], [*groups, *schema.values()])
     return ""

@@ -10,7 +10,7 @@ from cifar_pl.cli import command
 from cifar_pl.config import place
 
 
-@hydra.main(version_base="1.3", config_path=str(place.conf()), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(place.CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
     """One run: config in, the monitored value out (None without validation)."""
     experiment = import_module("cifar_pl.training.experiment")  # 5 s of torch and Lightning that --help does without

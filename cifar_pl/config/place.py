@@ -3,9 +3,4 @@
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-
-
-def conf() -> Path:
-    """The folder of `config.yaml` and its groups."""
-    packaged = PACKAGE / "conf"
-    return packaged if packaged.is_dir() else PACKAGE.parent / "conf"
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"

@@ -8,12 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_pl.config.place import conf
+from cifar_pl.config.place import CONF
 from cifar_pl.errors import require
 from cifar_pl.runs import files, rundir
 from cifar_pl.runs.overrides import flat
 
-CONF = conf()
 FREE = {"trainer.devices"}  # a number, a list of them, or auto: Lightning checks it
 KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", list: "a list"}
 

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from cifar_pl.data.augment import Augment, Transform
 from cifar_pl.data.batches import Batch, EpochSampler, ImageDataset
-from cifar_pl.data.images import Source, channel_statistics, fold_split, stratified_split
+from cifar_pl.data.images import Images, Source, channel_statistics, fold_split, stratified_split
 from cifar_pl.errors import checked, complete, require
 from cifar_pl.machine import hardware
 
@@ -127,20 +126,16 @@ class DataModule(LightningDataModule):
 
     def pixels(self, split: str, index: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """The original images of a batch's `index`: uint8 (N, H, W, 3)."""
-        return self._sets[split].images.pixels[index]
+        return self.images(split).pixels[index]
 
     def parts(self, split: str, index: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
         """The `pixels` of an `index`, (N,) or (N, k), a batch at a time: there is memory for that, however large."""
         size = self.batch_size
         return (self.pixels(split, index[start : start + size]) for start in range(0, len(index), size))
 
-    def labels(self, split: str) -> NDArray[np.int64]:
-        """All labels that a batch's `index` points into: int64 (N,)."""
-        return self._sets[split].images.labels
-
-    def files(self, split: str) -> tuple[Path, ...]:
-        """The files that a batch's `index` points into, (N,); empty unless each image is a file of its own."""
-        return self._sets[split].images.files
+    def images(self, split: str) -> Images:
+        """What a batch's `index` points into: the source's training part (train, val) or test part."""
+        return self._sets[split].images
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """The indices of a split's images, ascending: int64 (N,)."""

@@ -19,7 +19,7 @@ def reliability(predictions: Predictions, temperature: float = 1.0) -> NDArray[n
 
     The bins are equally wide over [0, 1], open below and closed above; an empty one has zeros.
     """
-    confidence, place = _binned(predictions, temperature)
+    confidence, place = binned(predictions, temperature)
     right = (predictions.predicted == predictions.label).double()
     weights = (torch.ones_like(right), confidence.double(), right)
     images, total, hits = (torch.bincount(place, weight, BINS) for weight in weights)
@@ -27,12 +27,8 @@ def reliability(predictions: Predictions, temperature: float = 1.0) -> NDArray[n
     return torch.stack([images, total / divisor, hits / divisor], dim=1).numpy()
 
 
-def bin_of(predictions: Predictions) -> torch.Tensor:
-    """The bin of `reliability` that each prediction is in: int64 (N,), from 0."""
-    return _binned(predictions, 1.0)[1]
-
-
-def _binned(predictions: Predictions, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def binned(predictions: Predictions, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """The confidence of each prediction, float32 (N,), and its bin in `reliability`: int64 (N,), from 0."""
     confidence = (predictions.logits / temperature).softmax(1).amax(1)
     return confidence, torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1)[1:-1])
 

@@ -13,7 +13,7 @@ from cifar_pl.evaluation.cases import Case
 
 def write(out: Path, split: str, cases: Sequence[Case], data: DataModule) -> None:
     """Copy the file of each image to `out/<true>/<predicted>/`; one without a file becomes `<index>.png`."""
-    classes, files, written = data.load().classes, data.files(split), set[Path]()
+    classes, files, written = data.load().classes, data.images(split).files, set[Path]()
     for case in cases:
         place = out / folder(classes[case.true]) / folder(classes[case.predicted])
         place.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,7 @@ def explored(directory: Path, data: DataModule) -> Explored | None:
         return None
     try:
         found = Explored.load(path)
-        fit = found.train == len(data.labels("train")) and np.isin(found.mapped, data.rows("test")).all()
+        fit = found.train == len(data.images("train").labels) and np.isin(found.mapped, data.rows("test")).all()
         require(fit, f"{path} is of other images than there are now.")
     except UserError as error:
         log.warning("!! The nearest training images and the map are not shown: %s", error)

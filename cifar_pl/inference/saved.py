@@ -181,7 +181,7 @@ def images(config: Mapping[str, Any], augment: Mapping[str, Transform | None] | 
 
 def fits(data: DataModule, split: str, index: NDArray[np.int64], label: NDArray[np.int64]) -> bool:
     """Whether these are the labels of a split at `index`, both (N,)."""
-    labels = data.labels(split)
+    labels = data.images(split).labels
     return bool(index.max() < len(labels) and (labels[index] == label).all())
 
 

@@ -1,24 +1,12 @@
 """A network of timm, the optional library of image models, by its name."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from cifar_pl.errors import UserError, install
 from cifar_pl.models.resnet import Normalize
-
-
-class Named(nn.Module):
-    """A network of timm on uint8 images (N, 3, H, W)."""
-
-    def __init__(self, network: nn.Module, normalize: Normalize) -> None:
-        super().__init__()
-        self.network, self.normalize = network, normalize
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:  # noqa: D102
-        logits: torch.Tensor = self.network(self.normalize(image))
-        return logits
 
 
 def timm_model(
@@ -42,4 +30,5 @@ def timm_model(
         raise UserError(f"{error}. Install it: {install('timm')}") from error
     if not timm.is_model(name):
         raise UserError(f"model.name={name}: timm has no such network. See timm.list_models().")
-    return Named(timm.create_model(name, num_classes=num_classes, drop_rate=drop_rate), Normalize(mean, std))
+    network = timm.create_model(name, num_classes=num_classes, drop_rate=drop_rate)
+    return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))

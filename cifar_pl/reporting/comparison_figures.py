@@ -14,13 +14,11 @@ from cifar_pl.reporting.figures import COLORS, TRAIN
 GREY = "0.75"
 
 
-def comparison(
-    lines: Mapping[str, NDArray[np.float64]], xlabel: str, ylabel: str, log: bool = False, band: bool = False
-) -> Figure:
+def comparison(lines: Mapping[str, NDArray[np.float64]], xlabel: str, ylabel: str, log: bool = False) -> Figure:
     """One line per name, best first: float64 (points, 2 or 3), that is x, y and perhaps its standard deviation.
 
-    The first ten lines have a colour, a place in the legend and their deviation, as bars or as a `band`; the others are
-    grey.
+    The first ten lines have a colour, a place in the legend and their deviation, as bars at rates (`log`) and as a band
+    over epochs; the others are grey.
     """
     figure = Figure(figsize=(6.5, 4.2 + 0.22 * min(len(lines), COLORS + 1)), layout="constrained")
     axes = figure.subplots()
@@ -28,10 +26,9 @@ def comparison(
         x, y, *std = points.T
         color, order = (f"C{n}", 2) if n < COLORS else (GREY, 1)
         label = name if n < COLORS else f"{len(lines) - COLORS} others" if n == COLORS else None
-        style: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 3} if std and not band else {}
-        bars = () if band else std
-        axes.errorbar(x, y, *bars, color=color, zorder=order, label=label, linewidth=1.2, **style)
-        if band and std and n < COLORS:
+        style: dict[str, Any] = {"marker": "o", "markersize": 4, "capsize": 3} if std and log else {}
+        axes.errorbar(x, y, *(std if log else ()), color=color, zorder=order, label=label, linewidth=1.2, **style)
+        if std and not log and n < COLORS:
             axes.fill_between(x, y - std[0], y + std[0], color=color, alpha=0.15, linewidth=0)
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
     if not log:

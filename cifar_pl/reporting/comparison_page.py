@@ -13,7 +13,6 @@ from cifar_pl.evaluation.predictions import SPLITS
 from cifar_pl.inference import kept
 from cifar_pl.inference.kept import Votes
 from cifar_pl.reporting import comparison_figures, figures, page, sprites, wall
-from cifar_pl.reporting.links import links, relative
 from cifar_pl.runs import files, rundir
 from cifar_pl.runs.compare import Comparison, Configuration
 from cifar_pl.runs.monitors import TEST_SELECTED
@@ -57,7 +56,7 @@ def write(out: Path, comparison: Comparison, typed: Sequence[str], search: Searc
         wall=_wall(votes) if votes and len(votes.runs) > 1 else None,
         versions=sorted({run.code for run in comparison.runs}),
         command=shlex.join(typed),
-        **links(out),
+        out=out,
     )
     files.write(out / PAGE, text)
 
@@ -91,11 +90,11 @@ def _rows(comparison: Comparison, out: Path) -> list[dict[str, Any]]:
         for split in SPLITS:
             if spread := one.accuracy[split]:
                 row |= {f"{split}_acc_{f}": getattr(spread, f) for f in (FIGURES if spread.n > 1 else FIGURES[:1])}
-        runs = " ".join(relative(run.directory, out) for run in one.runs.values())
+        runs = " ".join(run.place(out) for run in one.runs.values())
         rows.append({**row, "lr": one.lr, "seconds": one.seconds, "runs": runs})
     for run in comparison.others:
         row = {"status": run.status, "configuration": comparison.name(run), "n": 0}
-        rows.append({**row, "runs": relative(run.directory, out), "error": run.error})
+        rows.append({**row, "runs": run.place(out), "error": run.error})
     return rows
 
 
@@ -112,7 +111,7 @@ def _charts(comparison: Comparison, search: Search | None) -> dict[str, Figure]:
     if any(len(points) > 1 for points in families.values()):
         charts["rates"] = comparison_figures.comparison(families, "learning rate", ylabel, log=True)
     if curves := _curves(comparison):
-        charts["curves"] = comparison_figures.comparison(curves, "epoch", "validation accuracy, %", band=True)
+        charts["curves"] = comparison_figures.comparison(curves, "epoch", "validation accuracy, %")
     points = [(c.seconds / len(c.runs) / 60, 100 * comparison.judged(c).mean) for c in comparison.configurations]
     if len({minutes for minutes, _ in points}) > 1 and min(points)[0] > 0:
         charts["costs"] = comparison_figures.costs(points, front(points), ylabel)

@@ -88,7 +88,7 @@ def write(
         gallery=gallery,
         near=_near(explored, gallery.split) if explored and gallery else {},
         compared=explored.compared if explored else 0,
-        labels=data.labels("train"),
+        labels=data.images("train").labels,
         methods=METHODS,
         overlay=figures.overlay,
         suspects={split: found for split, found in suspects.items() if found},

@@ -17,7 +17,6 @@ from cifar_pl.evaluation.metrics import difference, mcnemar
 from cifar_pl.evaluation.predictions import SPLITS, Predictions
 from cifar_pl.inference.pair import Pair, Side
 from cifar_pl.reporting import figures, page, sprites, wall
-from cifar_pl.reporting.links import links
 from cifar_pl.runs import files
 
 log = logging.getLogger(__name__)
@@ -118,7 +117,7 @@ def write(out: Path, pair: Pair, typed: Sequence[str]) -> str:
         classes=classes,
         overlay=figures.overlay,
         command=shlex.join(typed),
-        **links(out),
+        out=out,
         **_walls(pair, split, shown),
     )
     files.write(out / PAGE, text)

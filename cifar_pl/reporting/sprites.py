@@ -24,11 +24,11 @@ class Sheet(NamedTuple):
 
 
 def sheet(images: Iterable[NDArray[np.uint8]], most: int = MAX_BYTES, side: int = MAX_SIDE) -> Sheet:
-    """At least one image, each uint8 (H, W, 3), as tiles of at most `side` pixels.
+    """At least one image, each uint8 (H, H, 3), as tiles of at most `side` pixels.
 
     If the picture has more than `most` bytes, its quality is lowered, and then the side of its tiles.
     """
-    tiles = [_tile(pixels, side) for pixels in images]
+    tiles = [Image.fromarray(one).resize((min(side, len(one)),) * 2, Image.Resampling.BOX) for one in images]
     columns = math.ceil(math.sqrt(len(tiles)))
     while True:
         side = tiles[0].width
@@ -42,8 +42,3 @@ def sheet(images: Iterable[NDArray[np.uint8]], most: int = MAX_BYTES, side: int 
                 url = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
                 return Sheet(url, side, columns)
         tiles = [tile.reduce(2) for tile in tiles]
-
-
-def _tile(pixels: NDArray[np.uint8], side: int) -> Image.Image:
-    side = min(side, max(pixels.shape[:2]))
-    return Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX)

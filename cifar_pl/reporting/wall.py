@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from matplotlib.colors import to_hex
 
 from cifar_pl.data.datamodule import DataModule
-from cifar_pl.evaluation import calibration, cases
+from cifar_pl.evaluation import cases
+from cifar_pl.evaluation.calibration import binned
 from cifar_pl.evaluation.cases import Case
 from cifar_pl.evaluation.features import Explored
 from cifar_pl.evaluation.predictions import SPLITS, Predictions
@@ -29,7 +30,7 @@ def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: 
     """The mistakes of all splits, the surest first, up to `MOST`, and the images that are on the map."""
     wrong = [(split, case) for split, p in predictions.items() for case in cases.select(p, len(p.label))]
     images = sorted(wrong, key=lambda found: -found[1].p_predicted)[:MOST]
-    bins = {s: dict(zip(p.index.tolist(), calibration.bin_of(p).tolist(), strict=True)) for s, p in predictions.items()}
+    bins = {s: dict(zip(p.index.tolist(), binned(p)[1].tolist(), strict=True)) for s, p in predictions.items()}
     mistakes = len(images)
     spots: list[tuple[int, float, float]] = []
     if explored is not None and "test" in predictions:
@@ -40,11 +41,13 @@ def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: 
         for index, place in zip(explored.mapped.tolist(), explored.place.tolist(), strict=True):
             spots.append((tiles[index], *(round(x, 4) for x in place)))
     classes = data.load().classes
+    k = len(classes)
     pixels = (data.pixels(split, [case.index])[0] for split, case in images)
     sheet = sprites.sheet(pixels) if images else None
     values = {
         "classes": classes,
-        "colors": [_color(n, len(classes)) for n in range(len(classes))],
+        # those of the figures, or if they have too few a hue
+        "colors": [to_hex(f"C{n}") if k <= COLORS else f"hsl({360 * n // k} 65% 55%)" for n in range(k)],
         "splits": [split for split in reversed(SPLITS) if split in predictions],  # the first unless one is asked for
         "columns": sheet.columns if sheet else 0,
         "mistakes": mistakes,
@@ -57,7 +60,7 @@ def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: 
 
 def name(data: DataModule, split: str, index: int) -> str:
     """What an image is called: by its file if it has one, else by its index."""
-    files = data.files(split)
+    files = data.images(split).files
     text = "/".join(files[index].parts[-2:]) if files else f"image {index}"
     return text.encode(errors="backslashreplace").decode()  # a file's name may be any bytes
 
@@ -66,8 +69,3 @@ def _row(split: str, case: Case, called: str, bin_: int) -> list[Any]:
     """An image as page.js reads it; JSON has no NaN."""
     figures = (round(x, 4) if math.isfinite(x) else None for x in (case.p_predicted, case.loss))
     return [split, called, case.true, case.predicted, *figures, bin_]
-
-
-def _color(n: int, classes: int) -> str:
-    """The colour of class n: that of the figures, or if they have too few a hue."""
-    return to_hex(f"C{n}") if classes <= COLORS else f"hsl({360 * n // classes} 65% 55%)"

@@ -1,10 +1,12 @@
 """A run read from its directory, and all runs below some directories."""
 
+import os
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -37,6 +39,15 @@ class Record:
     test_selected: bool = False  # the test images stood in for the validation
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # of training and validation
+
+    def place(self, out: Path) -> str:
+        """The way from `out` to its directory, with slashes on every system."""
+        return Path(os.path.relpath(self.directory, out)).as_posix()
+
+    def link(self, out: Path) -> str:
+        """The address of its page on a page in `out`; empty if it has none."""
+        page = self.directory / rundir.PAGE
+        return "./" + quote(Path(os.path.relpath(page, out)).as_posix()) if page.is_file() else ""
 
 
 def read(directory: Path) -> Record:

@@ -143,14 +143,6 @@ def has_results(directory: Path) -> bool:
     return is_run(directory) and any((directory / name).exists() for name in (METRICS, LAST, SUMMARY))
 
 
-def require_new(run_dir: Path) -> None:
-    """Refuse to overwrite the results of a run."""
-    require(
-        not has_results(run_dir),
-        f"{run_dir} holds a run already. resume={run_dir} continues it; for a new run, name another directory.",
-    )
-
-
 def require_empty(directory: Path) -> None:
     """Refuse to overwrite anything."""
     require(not directory.exists() or not any(directory.iterdir()), f"{directory} is not empty. Name a new directory.")

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import Callback, Trainer
 
-from cifar_pl.config import checks, parts, schema
+from cifar_pl.config import checks, parts, place
 from cifar_pl.data.datamodule import DataModule
 from cifar_pl.data.images import number_held_out
 from cifar_pl.errors import UserError, require
@@ -48,10 +48,6 @@ class Plan(NamedTuple):
     def minutes(self) -> float:
         """The expected length of the run."""
         return self.costs.total(self.epochs) / 60
-
-    def training_seconds(self, epoch: int) -> float:
-        """Expected from the first step to the end of this epoch, counted from 1."""
-        return self.costs.training(epoch, self.epochs)
 
 
 def plan(cfg: DictConfig, typed: list[str], sweep: bool) -> Plan:
@@ -97,7 +93,7 @@ def _check(cfg: DictConfig, typed: list[str]) -> None:
 
 def _options(typed: list[str], sweep: bool) -> list[tuple[list[str], DictConfig]]:
     """Overrides and configs to choose from: every recipe that `typed` does not contradict, else `typed` alone."""
-    names = [path.stem for path in (schema.CONF / "experiment").glob("*.yaml") if RECIPE.fullmatch(path.stem)]
+    names = [path.stem for path in (place.CONF / "experiment").glob("*.yaml") if RECIPE.fullmatch(path.stem)]
     found = []
     for name in [] if "experiment" in map(key_of, typed) else sorted(names):
         overrides = [f"experiment={name}", *typed]

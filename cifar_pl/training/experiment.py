@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from cifar_pl.config import checks, parts, resume
 from cifar_pl.config.build import build
 from cifar_pl.data.datamodule import DataModule
-from cifar_pl.errors import Pruned
+from cifar_pl.errors import Pruned, require
 from cifar_pl.evaluation import calibration
 from cifar_pl.evaluation.gallery import Gallery
 from cifar_pl.evaluation.metrics import scores
@@ -44,7 +45,8 @@ def run(cfg: DictConfig) -> float | None:
     if resumed:
         cfg = resume.config(cfg, run_dir)
     elif processes.rank() == 0:
-        rundir.require_new(run_dir)
+        way_out = f"resume={run_dir} continues it; for a new run, name another directory."
+        require(not rundir.has_results(run_dir), f"{run_dir} holds a run already. {way_out}")
     hardware.keep_memory()
     before = rundir.state(run_dir) if resumed else {}
     typed = [o for o in HydraConfig.get().overrides.task if overrides.key_of(o) != "resume"]
@@ -94,7 +96,7 @@ def _run(cfg: DictConfig, run_dir: Path, origin: dict[str, Any], sweep: bool, pl
     classifier: Classifier = parts.classifier(cfg, network, data, lr)
     study = Path(HydraConfig.get().sweep.dir) / rundir.STUDY if sweep else None
     callbacks = [Guard(run_dir), FirstSteps(run_dir / rundir.FIRST_STEPS), *parts.callbacks(cfg, data, study)]
-    callbacks += [Deadline(plan.training_seconds)] if plan else []
+    callbacks += [Deadline(partial(plan.costs.training, epochs=plan.epochs))] if plan else []
     notebook = "ipykernel" in sys.modules and find_spec("ipywidgets")  # as text it would mix with the log
     callbacks += [TQDMProgressBar(refresh_rate=10)] if sys.stdout.isatty() or notebook else []
     sample = data.batch("train", cfg.trainer.max_epochs, 1).image

@@ -90,9 +90,9 @@ def explore(
         device: Where features are compared.
     """
     rows = {split: of.index.numpy() for split, of in predictions.items()}
-    train, images = data.rows("train"), len(data.labels("train"))
+    train, images = data.rows("train"), len(data.images("train").labels)
     number = compared(len(train), sum(map(len, rows.values())), epochs)
-    train = train[features.sample(data.labels("train")[train], number)]
+    train = train[features.sample(data.images("train").labels[train], number)]
     log.info("Looking for the nearest of %d training images", len(train))
     bank = see(data.parts("train", train))
     require(bool((bank != bank[0]).any()), "all of them are the same to the network.")

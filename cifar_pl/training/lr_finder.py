@@ -7,12 +7,11 @@ the end of the first fall, before the wall, times a factor that a grid of real r
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 Method = Literal["auto", "steepest", "valley", "min_div_10", "minimum"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -63,8 +62,12 @@ class Curve:
 
         A loss above `top` counts as `top`, so that a divergence does not lift the curve before it.
         """
-        blur = partial(gaussian_filter1d, sigma=self.sigma, mode="constant", radius=math.ceil(3 * self.sigma))
-        smooth: NDArray[np.float64] = blur(np.minimum(self.loss, self.top)) / blur(np.ones(len(self.loss)))
+        n = len(self.loss)
+        reach = min(math.ceil(3 * self.sigma), n - 1)
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / self.sigma) ** 2)
+        capped = np.minimum(self.loss, self.top)
+        total = np.convolve(capped, kernel, mode="full")[reach : reach + n]
+        smooth: NDArray[np.float64] = total / np.convolve(np.ones(n), kernel, mode="full")[reach : reach + n]
         return smooth
 
 

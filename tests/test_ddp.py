@@ -194,9 +194,9 @@ def test_an_error_of_the_first_process_ends_the_others(tmp_path: Path) -> None:
     stuck = "+callbacks.stuck._target_=tests.test_ddp.Stuck"
     process = faults.begin(tmp_path, *DDP, *LEAN, stuck, "hydra.run.dir=run")
     process.communicate(timeout=240)
-    said = (tmp_path / "stderr").read_text()
-    assert process.returncode == 1, said
-    assert said.count("error: the first process went wrong") == 1
+    errors = (tmp_path / "stderr").read_text()
+    assert process.returncode == 1, errors
+    assert errors.count("error: the first process went wrong") == 1
     nobody_is_left(process.pid)
 
 

@@ -46,7 +46,7 @@ def collect(predictions: Mapping[str, Predictions], data: DataModule, explored: 
     sheet = sprites.sheet(pixels) if images else None
     values = {
         "classes": classes,
-        # those of the figures, or if they have too few a hue
+        # the figures' colours; if there are more classes than those, hues
         "colors": [to_hex(f"C{n}") if k <= COLORS else f"hsl({360 * n // k} 65% 55%)" for n in range(k)],
         "splits": [split for split in reversed(SPLITS) if split in predictions],  # the first unless one is asked for
         "columns": sheet.columns if sheet else 0,

@@ -46,8 +46,8 @@ class Record:
 
     def link(self, out: Path) -> str:
         """The address of its page on a page in `out`; empty if it has none."""
-        page = self.directory / rundir.PAGE
-        return "./" + quote(Path(os.path.relpath(page, out)).as_posix()) if page.is_file() else ""
+        page = Path(self.place(out), rundir.PAGE)
+        return "./" + quote(page.as_posix()) if (self.directory / rundir.PAGE).is_file() else ""
 
 
 def read(directory: Path) -> Record:

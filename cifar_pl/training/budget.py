@@ -136,9 +136,15 @@ def _time_steps(cfg: DictConfig, typed: list[str]) -> tuple[DataModule, float, f
 def step_seconds(cfg: DictConfig, machine: parts.Machine, data: DataModule) -> float:
     """Seconds of a training step: the mean of `STEPS` after a warm-up, of a run that leaves nothing behind."""
     classifier = parts.spare(cfg, parts.network(cfg, data, machine.accelerator), data)
-    steps, search = STEPS[machine.accelerator], parts.benchmark(cfg, machine.accelerator)
-    timer, length = _Timer(steps), {"max_steps": WARM_UP + steps, "max_epochs": -1}
-    trainer = throwaway_trainer(**machine.one_device(), **length, benchmark=search, callbacks=[timer])
+    steps = STEPS[machine.accelerator]
+    timer = _Timer(steps)
+    trainer = throwaway_trainer(
+        **machine.one_device(),
+        benchmark=parts.benchmark(cfg, machine.accelerator),
+        max_steps=WARM_UP + steps,
+        max_epochs=-1,
+        callbacks=[timer],
+    )
     trainer.fit(classifier, data.train_dataloader())
     return (timer.at[1] - timer.at[0]) / steps
 

@@ -8,20 +8,24 @@ then single changes of one recipe, judged by training images that are held out.
 A part ends by SIGTERM, and the campaign may be killed at any moment: each run resumes to the same bits.
 """
 
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import accuracy, references
 from benchmarks.common import RESULTS, ROOT, config, head, parser, save, table
 from benchmarks.published import PUBLISHED
+from cifar_pl.machine import hardware
 from cifar_pl.runs import rundir
 from cifar_pl.runs.summary import read_metrics
+from cifar_pl.sweeps.slots import share
 
 RECIPES = ("epochs5", "epochs10", "epochs16", "epochs24", "epochs30", "default")
 BASE = ("experiment=epochs10", "data.val_size=5000")
@@ -95,19 +99,23 @@ def show(jobs: Sequence[Job]) -> str:
     return table(("run", "seed", "epochs trained", "left", "minutes"), rows)
 
 
-def train(job: Job, deadline: float) -> bool:
-    """Start or resume a run, and end it at the deadline; whether it finished."""
+def train(job: Job, deadline: float, share: Mapping[str, str]) -> str:
+    """Start or resume a run with this `share` of the machine, and end it at the deadline; what went wrong, if anything.
+
+    With less than `MIN_SECONDS` left it is not started.
+    """
+    left = deadline - time.monotonic()
+    if not job.left() or left < MIN_SECONDS:
+        return ""
     start = [*job.overrides, f"hydra.run.dir={job.run_dir}"]
     arguments = [f"resume={job.run_dir}"] if rundir.is_run(job.run_dir) else start
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments])
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments], env={**os.environ, **share})
     try:
-        status = process.wait(deadline - time.monotonic())
+        status = process.wait(left)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
         status = process.wait()
-    if status not in (0, 128 + signal.SIGTERM):
-        sys.exit(f"{job.run_dir}: train.py ended with status {status}.")
-    return status == 0
+    return "" if status in (0, 128 + signal.SIGTERM) else f"{job.run_dir}: train.py ended with status {status}."
 
 
 def write_records(jobs: Sequence[Job], out: Path, data: str) -> None:
@@ -128,7 +136,8 @@ def write_records(jobs: Sequence[Job], out: Path, data: str) -> None:
         save(out / "references.json", references.record(published, data))
     tried = {name: records[name] for name in CHANGES if name in records}
     if next(iter(CHANGES)) in tried:  # what the others are compared with
-        save(out / "tried.json", {"benchmark": "tried", **head("benchmarks.campaign"), "data": data, "changes": tried})
+        here = head("benchmarks.campaign", hardware.accelerator("auto"))
+        save(out / "tried.json", {"benchmark": "tried", **here, "data": data, "changes": tried})
 
 
 def main() -> None:
@@ -138,6 +147,7 @@ def main() -> None:
     arguments.add_argument("--plan", action="store_true", help="train nothing, show what is left")
     arguments.add_argument("--only", nargs="+", metavar="NAME", help="these recipes, published runs or changes")
     arguments.add_argument("--seeds", type=int, default=SEEDS, help="of each recipe; of all else 3 at most")
+    arguments.add_argument("--at-once", type=int, default=1, help="this many runs, which share the GPU and the cores")
     arguments.add_argument("--runs", type=Path, default=Path("multirun/campaign"), help="where the run directories are")
     arguments.add_argument("--no-records", action="store_true", help="for code that is not committed")
     arguments.add_argument("--data", default="official CIFAR-10", help="what the images are, in a few words")
@@ -146,13 +156,14 @@ def main() -> None:
     args = arguments.parse_args()
     deadline = time.monotonic() + 60 * args.minutes
     jobs = [job for job in plan(args.runs, args.overrides, args.seeds) if not args.only or job.name in args.only]
+    wrong: list[str] = []
     if not args.plan:
-        for job in jobs:
-            if job.left() and (deadline - time.monotonic() < MIN_SECONDS or not train(job, deadline)):
-                break
+        with ThreadPoolExecutor(args.at_once) as pool:
+            wrong = [*filter(None, pool.map(partial(train, deadline=deadline, share=share(args.at_once)), jobs))]
         if not args.no_records:
             write_records(jobs, args.out, args.data)
     print(show(jobs))
+    sys.exit("\n".join(wrong) or None)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, head, machine, save, table
 from benchmarks.published import PUBLISHED, RULES, lagging, published_curve
+from cifar_pl.machine import hardware
 from cifar_pl.reporting.figures import MARK, TRAIN, VAL, png
 from cifar_pl.runs.files import read_json
 from cifar_pl.runs.monitors import TEST_SELECTED
@@ -59,7 +60,8 @@ def record(runs: Sequence[Path], data: str) -> dict[str, Any]:
     """One record of these run directories, in the order of `PUBLISHED`."""
     names = list(PUBLISHED)
     parts = sorted(map(of_run, runs), key=lambda r: (names.index(r["experiment"]), r["protocol"], r["seed"]))
-    return {"benchmark": "references", **head("benchmarks.references"), "data": data, "runs": parts}
+    here = head("benchmarks.references", hardware.accelerator("auto"))
+    return {"benchmark": "references", **here, "data": data, "runs": parts}
 
 
 def range_test(path: Path, rule: str) -> dict[str, Any]:

@@ -46,9 +46,13 @@ def allocate(launcher: Launcher, at_once: Any) -> list[Slot]:
         "hydra/launcher=local takes the number of runs from the GPUs, and there are none here. Say how many, "
         f"for example sweep.at_once={min(2, hardware.cores())}: the {hardware.cores()} cores are divided among them.",
     )
-    # The second is the share of the cores that a run counts, for its loader workers.
-    share = {"OMP_NUM_THREADS": str(max(1, hardware.cores() // count)), "LOCAL_WORLD_SIZE": str(count)}
-    return [{**share, **({"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {})} for k in range(count)]
+    return [{**share(count), **({"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {})} for k in range(count)]
+
+
+def share(count: int) -> Slot:
+    """What gives a run its share of the cores if there are `count` at the same time."""
+    # The second is for the cores that a run counts, and with them its loader workers.
+    return {"OMP_NUM_THREADS": str(max(1, hardware.cores() // count)), "LOCAL_WORLD_SIZE": str(count)}
 
 
 def is_local(launcher: Launcher) -> bool:

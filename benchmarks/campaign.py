@@ -105,7 +105,7 @@ def train(job: Job, deadline: float, share: Mapping[str, str]) -> str:
     With less than `MIN_SECONDS` left it is not started.
     """
     left = deadline - time.monotonic()
-    if not job.left() or left < MIN_SECONDS:
+    if left < MIN_SECONDS:
         return ""
     start = [*job.overrides, f"hydra.run.dir={job.run_dir}"]
     arguments = [f"resume={job.run_dir}"] if rundir.is_run(job.run_dir) else start
@@ -158,8 +158,10 @@ def main() -> None:
     jobs = [job for job in plan(args.runs, args.overrides, args.seeds) if not args.only or job.name in args.only]
     wrong: list[str] = []
     if not args.plan:
+        begin = partial(train, deadline=deadline, share=share(args.at_once))
+        todo = [job for job in jobs if job.left()]  # not in the threads, because Hydra composes one config at a time
         with ThreadPoolExecutor(args.at_once) as pool:
-            wrong = [*filter(None, pool.map(partial(train, deadline=deadline, share=share(args.at_once)), jobs))]
+            wrong = [*filter(None, pool.map(begin, todo))]
         if not args.no_records:
             write_records(jobs, args.out, args.data)
     print(show(jobs))

@@ -52,6 +52,6 @@ def test_killed_twice_it_trains_all_that_is_left(tmp_path: Path) -> None:
     assert before[0] == EPOCHS
     plan, _ = begin("--plan").communicate()
     assert [line.split(" | ")[1] for line in plan.splitlines()[2:]] == ["1"]
-    printed, _ = begin("--minutes", "9").communicate()
+    printed, _ = begin("--minutes", "9", "--at-once", "2").communicate()
     assert printed.endswith(campaign.show([]) + "\n")  # nothing is left
     assert epochs() == [EPOCHS] * 2

@@ -229,6 +229,7 @@ def test_a_step_that_fp16_left_out_is_no_warning(caplog: pytest.LogCaptureFixtur
     [
         "Grad strides do not match bucket view strides. This may indicate grad was not created",
         "The `srun` command is available on your system but is not used.",
+        "GPU available but not used. You can set it by doing `Trainer(accelerator='gpu')`.",
     ],
 )
 def test_what_everybody_knows_is_no_warning(noise: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -68,3 +68,14 @@ def test_published_curves_agree_with_the_claims() -> None:
 
 def test_test_selected_results_stand_in_red(run: Path) -> None:
     assert r"65.24 $\color{red}\textsf{test-selected}$" in references.protocols({"runs": [references.of_run(run)]})
+
+
+def test_a_rate_that_never_falls_is_seen() -> None:
+    """genigarus's rate fell after 46 epochs, from 88.68 to 92.88 %."""
+    flat = [{"epoch": epoch, "val": 0.8, "lr": 0.1} for epoch in range(1, 51)]
+    run = {"experiment": "genigarus", "protocol": "published", "seed": 0, "curve": flat}
+    assert " | 46 | never | " in references.drops({"runs": [run]})
+    assert " | 80.00 ± 0.00 | 93.67 | 80.00 |" in references.drops({"runs": [run]})
+    flat[-1]["lr"] = 0.01
+    assert " | 46 | 49 | " in references.drops({"runs": [run]})
+    assert len(references.drops({"runs": [{**run, "curve": flat[:46]}]}).splitlines()) == 2  # nothing afterwards

@@ -37,6 +37,7 @@ NOISE = (  # warnings that everybody knows the answer to
     ".*overridden `on_after_batch_transfer`.*",  # of Classifier, for the range test has no DataModule
     ".*LeafSpec.*",  # Lightning 2.6 on torch 2.15
     ".*`srun` command is available.*",  # one process needs none, and trainer=ddp starts the others
+    ".*GPU available but not used.*",  # chosen: trainer=cpu, and doctor times both
     ".*Grad strides do not match bucket view strides.*",  # of 1x1 convolutions in channels_last: the same memory
 )
 

@@ -103,7 +103,8 @@ def curves(record: Mapping[str, Any]) -> str:
             our = "-" if mean is None else f"{100 * mean:.1f}"
             late = epoch in theirs and mean is not None and theirs[epoch]["test"] - mean > ALIKE
             cells.append(f"{their} / {f'**{our}**' if late else our}")
-        rows.append((f"`{name}`", *cells))
+        if theirs or ours:
+            rows.append((f"`{name}`", *cells))
     return table((f"published / ours, %; both {RED}", *(f"epoch {epoch}" for epoch in shown)), rows)
 
 

@@ -5,7 +5,8 @@
 
 The plan: every recipe with seed 0, then with seed 1, ...; then the five published runs by both protocols, seed by seed;
 then single changes of one recipe, judged by training images that are held out.
-A part ends by SIGTERM, and the campaign may be killed at any moment: each run resumes to the same bits.
+A part ends by SIGTERM, and the campaign may be killed at any moment: with the same `--at-once`, each run resumes to the
+same bits on a CPU.
 """
 
 import os
@@ -15,14 +16,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 from benchmarks import accuracy, references
 from benchmarks.common import RESULTS, ROOT, config, head, parser, save, table
 from benchmarks.published import PUBLISHED
-from cifar_pl.machine import hardware
 from cifar_pl.runs import rundir
 from cifar_pl.runs.summary import read_metrics
 from cifar_pl.sweeps.slots import share
@@ -99,23 +100,25 @@ def show(jobs: Sequence[Job]) -> str:
     return table(("run", "seed", "epochs trained", "left", "minutes"), rows)
 
 
-def train(job: Job, deadline: float, share: Mapping[str, str]) -> str:
-    """Start or resume a run with this `share` of the machine, and end it at the deadline; what went wrong, if anything.
+def train(job: Job, deadline: float, environment: Mapping[str, str]) -> bool:
+    """Start or resume a run with these variables, and end it at the deadline; whether it finished.
 
-    With less than `MIN_SECONDS` left it is not started.
+    With less than `MIN_SECONDS` left it is not started. Raises `SystemExit` if it ends with an error.
     """
     left = deadline - time.monotonic()
     if left < MIN_SECONDS:
-        return ""
+        return False
     start = [*job.overrides, f"hydra.run.dir={job.run_dir}"]
     arguments = [f"resume={job.run_dir}"] if rundir.is_run(job.run_dir) else start
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments], env={**os.environ, **share})
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments], env={**os.environ, **environment})
     try:
         status = process.wait(left)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
         status = process.wait()
-    return "" if status in (0, 128 + signal.SIGTERM) else f"{job.run_dir}: train.py ended with status {status}."
+    if status not in (0, 128 + signal.SIGTERM):
+        sys.exit(f"{job.run_dir}: train.py ended with status {status}.")
+    return status == 0
 
 
 def write_records(jobs: Sequence[Job], out: Path, data: str) -> None:
@@ -133,10 +136,10 @@ def write_records(jobs: Sequence[Job], out: Path, data: str) -> None:
     for name in records.keys() & set(RECIPES):
         save(out / f"{name}.json", records[name])
     if published:
-        save(out / "references.json", references.record(published, data))
+        references.add(out / "references.json", published, data, "benchmarks.campaign")
     tried = {name: records[name] for name in CHANGES if name in records}
     if next(iter(CHANGES)) in tried:  # what the others are compared with
-        here = head("benchmarks.campaign", hardware.accelerator("auto"))
+        here = {**head("benchmarks.campaign"), "hardware": tried[next(iter(CHANGES))]["hardware"]}
         save(out / "tried.json", {"benchmark": "tried", **here, "data": data, "changes": tried})
 
 
@@ -147,25 +150,39 @@ def main() -> None:
     arguments.add_argument("--plan", action="store_true", help="train nothing, show what is left")
     arguments.add_argument("--only", nargs="+", metavar="NAME", help="these recipes, published runs or changes")
     arguments.add_argument("--seeds", type=int, default=SEEDS, help="of each recipe; of all else 3 at most")
-    arguments.add_argument("--at-once", type=int, default=1, help="this many runs, which share the GPU and the cores")
+    arguments.add_argument(
+        "--at-once", type=int, default=1, help="this many runs, which share the first GPU and the cores"
+    )
     arguments.add_argument("--runs", type=Path, default=Path("multirun/campaign"), help="where the run directories are")
     arguments.add_argument("--no-records", action="store_true", help="for code that is not committed")
     arguments.add_argument("--data", default="official CIFAR-10", help="what the images are, in a few words")
     arguments.add_argument("overrides", nargs="*", help="of train.py, for every run")
     arguments.set_defaults(out=RESULTS)
     args = arguments.parse_args()
+    if args.at_once < 1:
+        arguments.error("--at-once must be 1 or more")
     deadline = time.monotonic() + 60 * args.minutes
     jobs = [job for job in plan(args.runs, args.overrides, args.seeds) if not args.only or job.name in args.only]
-    wrong: list[str] = []
     if not args.plan:
-        begin = partial(train, deadline=deadline, share=share(args.at_once))
+        environment = share(args.at_once) if args.at_once > 1 else {}
+        failed = Event()  # no further run is started, those that run go on
+
+        def begin(job: Job) -> None:
+            try:
+                if not failed.is_set():
+                    train(job, deadline, environment)
+            except SystemExit:
+                failed.set()
+                raise
+
         todo = [job for job in jobs if job.left()]  # not in the threads, because Hydra composes one config at a time
-        with ThreadPoolExecutor(args.at_once) as pool:
-            wrong = [*filter(None, pool.map(begin, todo))]
-        if not args.no_records:
-            write_records(jobs, args.out, args.data)
+        try:
+            with ThreadPoolExecutor(args.at_once) as pool:
+                list(pool.map(begin, todo))
+        finally:
+            if not args.no_records:
+                write_records(jobs, args.out, args.data)
     print(show(jobs))
-    sys.exit("\n".join(wrong) or None)
 
 
 if __name__ == "__main__":

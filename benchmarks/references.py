@@ -1,7 +1,7 @@
 """The five published runs next to ours, epoch by epoch: a table on the screen and a picture.
 
 `python -m benchmarks.references`                       from the committed records
-`python -m benchmarks.references add --data TEXT RUN...`  make their record from run directories, finished or not
+`python -m benchmarks.references add --data TEXT RUN...`  add run directories, finished or not, to their record
 
 A run is one of `python train.py experiment=NAME`, with `protocol=honest` or without, of any seed and length.
 """
@@ -18,19 +18,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy import percent, spread
-from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, head, machine, save, table
+from benchmarks.common import RED, RESULTS, ROOT, accuracy_records, head, save, table
 from benchmarks.published import PUBLISHED, RULES, lagging, published_curve
 from cifar_pl.machine import hardware
 from cifar_pl.reporting.figures import MARK, TRAIN, VAL, png
 from cifar_pl.runs.files import read_json
 from cifar_pl.runs.monitors import TEST_SELECTED
-from cifar_pl.runs.rundir import METRICS, RANGE_TEST, STATUS, SUMMARY, read_config
+from cifar_pl.runs.rundir import FIRST_STEPS, METRICS, RANGE_TEST, STATUS, SUMMARY, read_config
 from cifar_pl.runs.summary import read_metrics
 from cifar_pl.training import lr_finder
 
 RECORD, PICTURE = RESULTS / "references.json", RESULTS / "references.png"
 SHOWN = (1, 2, 3, 4, 5, 10, 16, 22, 30, 40, 50)  # epochs of the table
-TEN = 10  # epochs whose mean and spread are compared
+BEFORE = 10  # epochs before a drop, of which the mean and the spread are compared
 ALIKE = 0.03  # a published accuracy further above ours asks for a cause
 
 
@@ -43,15 +43,23 @@ def of_run(run: Path) -> dict[str, Any]:
     config, typed = read_config(run), status["overrides"]
     name = next(o.partition("=")[2] for o in typed if o.startswith("experiment="))
     rows = read_metrics(run / METRICS)
+    on = read_json(run / FIRST_STEPS)["on"] if (run / FIRST_STEPS).exists() else None
     return {
         "experiment": name,
         "protocol": config["protocol"],
         "seed": config["seed"],
         "overrides": typed,
         "commit": git["commit"],
+        "on": f"{hardware.named(on)}, torch {on['torch']}" if on else "",
         "held_out": config["data"]["val_size"] if config["protocol"] == "honest" else 0,
         "curve": [
-            {"epoch": int(row["epoch"]), "train": row["train/acc"], "val": row.get("val/acc"), "lr": row["lr"]}
+            {
+                "epoch": int(row["epoch"]),
+                "train": row["train/acc"],
+                "val": row.get("val/acc"),
+                "val_loss": row.get("val/loss"),
+                "lr": row["lr"],
+            }
             for row in rows
         ],
         "test": read_json(run / SUMMARY)["test"]["acc"] if (run / SUMMARY).exists() else None,
@@ -59,12 +67,17 @@ def of_run(run: Path) -> dict[str, Any]:
     }
 
 
-def record(runs: Sequence[Path], data: str) -> dict[str, Any]:
-    """One record of these run directories, in the order of `PUBLISHED`."""
-    names = list(PUBLISHED)
-    parts = sorted(map(of_run, runs), key=lambda r: (names.index(r["experiment"]), r["protocol"], r["seed"]))
-    here = head("benchmarks.references", hardware.accelerator("auto"))
-    return {"benchmark": "references", **here, "data": data, "runs": parts}
+def add(path: Path, runs: Sequence[Path], data: str, module: str) -> None:
+    """Write the record with these run directories, and with its other runs if they were trained on the same data."""
+    earlier = read_json(path) if path.exists() else {"data": data, "runs": []}
+    kept = earlier["runs"] if earlier["data"] == data else []
+    by_key = {_key(run): run for run in [*kept, *map(of_run, runs)]}
+    parts = [by_key[key] for key in sorted(by_key)]
+    save(path, {"benchmark": "references", **head(module), "data": data, "runs": parts})
+
+
+def _key(run: Mapping[str, Any]) -> tuple[int, str, int]:
+    return list(PUBLISHED).index(run["experiment"]), run["protocol"], run["seed"]
 
 
 def range_test(path: Path, rule: str) -> dict[str, Any]:
@@ -122,27 +135,28 @@ def protocols(record: Mapping[str, Any]) -> str:
                 f"{100 * best['train']:.1f}",
                 f"{100 * best['val']:.2f} " + (f"on {run['held_out']:,} held out" if run["held_out"] else RED),
                 f"{100 * run['test']:.2f}" if run["held_out"] and run["test"] is not None else "-",
+                run["on"],
                 run["commit"][:7],
             )
         )
     accuracies = ("train, %", "its accuracy, %", "test read once, %")
-    return table(("experiment", "protocol", "seed", "best epoch", *accuracies, "commit"), rows)
+    return table(("experiment", "protocol", "seed", "best epoch", *accuracies, "on", "commit"), rows)
 
 
 def drops(record: Mapping[str, Any]) -> str:
-    """Before the published rate dropped for the first time, and afterwards: does ours differ by more than chance?"""
+    """Mean and spread of the last epochs before the published rate fell for the first time, and the best afterwards."""
     rows = []
     for run in record["runs"]:
         name, curve = run["experiment"], run["curve"]
         last = PUBLISHED[name].drop
         if run["protocol"] == "published" and 0 < last < len(curve):
-            theirs = [published_curve(name)[epoch]["test"] for epoch in range(last - TEN + 1, last + 1)]
-            both = [spread(values) for values in (theirs, [row["val"] for row in curve[last - TEN : last]])]
+            theirs = [published_curve(name)[epoch]["test"] for epoch in range(last - BEFORE + 1, last + 1)]
+            both = [spread(values) for values in (theirs, [row["val"] for row in curve[last - BEFORE : last]])]
             fell = (before["epoch"] for before, after in pairwise(curve) if after["lr"] < before["lr"])
             best = PUBLISHED[name].best, max(row["val"] for row in curve[last:])
             ends = (f"{100 * value:.2f}" for value in best)
             rows.append((f"`{name}`", run["seed"], last, next(fell, "never"), *map(percent, both), *ends))
-    before, after = f"mean of the {TEN} epochs up to the published drop, %", "best afterwards, %"
+    before, after = f"the {BEFORE} epochs up to there, %", "best afterwards, %"
     parts = (f"{before}: published", "ours", f"{after}: published", "ours")
     return table(("experiment", "seed", "the published rate fell after epoch", "ours", *parts), rows)
 
@@ -152,11 +166,11 @@ def rates(record: Mapping[str, Any]) -> str:
     rows = []
     for run in record["runs"]:
         project, measured = PUBLISHED[run["experiment"]], run["range_test"]
-        if run["protocol"] == "published" and measured:
+        if measured:
             ours = f"{measured['suggestions']['steepest']:.3g}" if measured["suggestions"] else measured["problem"]
             rows.append(
                 (
-                    f"`{run['experiment']}`",
+                    f"`{run['experiment']}`, {run['protocol']}",
                     RULES[project.rule],
                     *(
                         f"{rate:.3g}" if rate else "-"
@@ -203,7 +217,10 @@ def picture(record: Mapping[str, Any]) -> Figure:
         if theirs:
             ax.plot(list(theirs), [100 * v["test"] for v in theirs.values()], color="0.45", label="published, test")
         ax.plot([project.best_epoch], [100 * project.best], "x", color="0.25", label="its best")
-        for protocol, color, label in (("published", VAL, f"ours, {TEST_SELECTED}"), ("honest", TRAIN, "ours, honest")):
+        for protocol, color, label in (
+            ("published", VAL, f"ours, {TEST_SELECTED}"),
+            ("honest", TRAIN, "ours, honest: on images held out"),
+        ):
             ours = curves_by_protocol(record, name, protocol)
             if ours:
                 means = [100 * statistics.fmean(values) for values in ours.values()]
@@ -226,13 +243,14 @@ def tables() -> str:
             "Ours: the mean over the seeds that reached this epoch. "
             f"Bold: more than {100 * ALIKE:.0f} points below the published figure. At our last epoch:",
             protocols(record),
-            f"Where the published rate fell in the course of the run; both {RED}:",
+            "Where the published rate fell in the course of the run (± is the standard deviation over these epochs; "
+            f"where the curve rises, it is mostly the rise); both {RED}:",
             drops(record),
             "The learning-rate range test with each project's own settings:",
             rates(record),
             "The published runs after as many epochs as this project's own recipes take:",
             own(),
-            f"Our runs of the five: {record['data']}, {machine(record)}, torch {record['versions']['torch']}. "
+            f"Our runs of the five: {record['data']}. "
             f"Our own recipes: {', '.join(sorted({r['data'] for r in own_records()}))}.",
         )
     )
@@ -242,12 +260,12 @@ def main() -> None:
     """Make the record, or show it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers()
-    add = commands.add_parser("add", help="make the record of runs")
-    add.add_argument("--data", required=True, help="what the images were, in a few words")
-    add.add_argument("runs", nargs="+", type=Path, help="run directories")
+    adding = commands.add_parser("add", help="add runs to the record")
+    adding.add_argument("--data", required=True, help="what the images were, in a few words")
+    adding.add_argument("runs", nargs="+", type=Path, help="run directories")
     args = parser.parse_args()
     if "runs" in args:
-        save(RECORD, record(args.runs, args.data) | {"command": "python -m benchmarks.references"})
+        add(RECORD, args.runs, args.data, "benchmarks.references")
     print(tables())
     PICTURE.write_bytes(png(picture(read_json(RECORD))))
     print(f"\n{PICTURE.relative_to(ROOT)}")

@@ -55,3 +55,23 @@ def test_killed_twice_it_trains_all_that_is_left(tmp_path: Path) -> None:
     printed, _ = begin("--minutes", "9", "--at-once", "2").communicate()
     assert printed.endswith(campaign.show([]) + "\n")  # nothing is left
     assert epochs() == [EPOCHS] * 2
+
+
+@pytest.mark.slow
+def test_after_an_error_no_run_is_started(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.campaign",
+        "--only",
+        "default",
+        "--no-records",
+        "optimizer.lr=-1",
+        *RUN,
+    ]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("error:") == 1
+    assert ended.stderr.endswith("default-seed0: train.py ended with status 1.\n")

@@ -34,6 +34,20 @@ def test_an_unfinished_run_is_read(run: Path) -> None:
     assert record["range_test"] is None
 
 
+def test_runs_join_those_of_the_record(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "references.json"
+    for seed in (3, 4, 3):  # the third replaces the first
+        status = files.read_json(run / "status.json")
+        files.write_json(run / "status.json", {**status, "git": {"commit": f"of {seed}", "dirty": False}})
+        config = OmegaConf.load(run / "config.yaml")
+        config.seed = seed
+        files.write(run / "config.yaml", OmegaConf.to_yaml(config))
+        references.add(path, [run], "official", "benchmarks.references")
+    assert [(r["seed"], r["commit"]) for r in files.read_json(path)["runs"]] == [(3, "of 3"), (4, "of 4")]
+    references.add(path, [run], "a copy", "benchmarks.references")
+    assert [r["seed"] for r in files.read_json(path)["runs"]] == [3]  # other data, another record
+
+
 def test_a_run_of_changed_code_is_no_record(run: Path) -> None:
     files.write_json(run / "status.json", {"status": "finished", "git": {"commit": "abc", "dirty": True}})
     with pytest.raises(SystemExit, match="commit"):

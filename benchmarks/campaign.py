@@ -138,9 +138,10 @@ def write_records(jobs: Sequence[Job], out: Path, data: str) -> None:
     if published:
         references.add(out / "references.json", published, data, "benchmarks.campaign")
     tried = {name: records[name] for name in CHANGES if name in records}
-    if next(iter(CHANGES)) in tried:  # what the others are compared with
-        here = {**head("benchmarks.campaign"), "hardware": tried[next(iter(CHANGES))]["hardware"]}
-        save(out / "tried.json", {"benchmark": "tried", **here, "data": data, "changes": tried})
+    if base := tried.get(next(iter(CHANGES))):  # what the others are compared with
+        where = {key: base[key] for key in ("hardware", "versions")}  # of the runs; this may be another machine
+        facts = {"benchmark": "tried", **head("benchmarks.campaign"), **where, "data": data, "changes": tried}
+        save(out / "tried.json", facts)
 
 
 def main() -> None:

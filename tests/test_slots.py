@@ -1,5 +1,6 @@
 """How many runs go on at the same time."""
 
+import os
 import signal
 import threading
 from typing import Any
@@ -88,3 +89,20 @@ def test_a_failure_stops_the_rest_after_what_was_begun_is_over() -> None:
         slots.run_all([slow, failing, *[slow] * 5], [{}, {}], interrupt)
     assert told.is_set()
     assert len(done) < 6
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_signal_interrupts_what_runs_in_every_slot(count: int) -> None:
+    stop, ended = threading.Event(), list[bool]()
+
+    def work(_slot: slots.Slot) -> None:
+        ended.append(stop.wait(20))
+
+    def interrupt() -> bool:
+        stop.set()
+        return True
+
+    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        slots.run_all([work] * 3, [{}] * count, interrupt)
+    assert ended == [True] * count

@@ -1,6 +1,7 @@
 """How many runs there are at the same time, and which part of the machine each of them has."""
 
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from threading import Thread
@@ -12,6 +13,7 @@ from cifar_pl.errors import install, require
 from cifar_pl.machine import hardware
 
 PER_GPU, CORES = 2, 3  # runs on one GPU, if each has so many cores: a run waits for its Python
+POLL = 0.2  # seconds
 Slot = Mapping[str, str]  # the environment of one of the runs at the same time
 Work = Callable[[Slot], None]
 
@@ -70,8 +72,9 @@ def run_all(work: Sequence[Work], slots: Sequence[Slot], interrupt: Callable[[],
             item({})
         return
     todo, errors = deque[Work | None]([*work, *[None] * len(slots)]), list[BaseException]()
+    busy = set(range(len(slots)))  # not `is_alive`: on Python 3.11 a signal during `join` makes it False, gh-90882
 
-    def serve(slot: Slot) -> None:
+    def serve(number: int) -> None:
         # The launcher's processes inherit this: Ctrl-C on a terminal is not for them; `interrupt` stops the runs, once.
         if hasattr(signal, "pthread_sigmask"):  # not on Windows
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -79,23 +82,22 @@ def run_all(work: Sequence[Work], slots: Sequence[Slot], interrupt: Callable[[],
             for item in iter(todo.popleft, None):
                 if errors:
                     return
-                item(slot)
+                item(slots[number])
         except BaseException as error:  # noqa: BLE001 - raised again below
             errors.append(error)
+        finally:
+            busy.discard(number)
 
     # The runs are other processes, started by the launcher: a thread waits for each, and an exit for no thread.
-    threads = [Thread(target=serve, args=[slot], daemon=True) for slot in slots]
     try:
-        for thread in threads:
-            thread.start()
-        while not errors and any(thread.is_alive() for thread in threads):
-            for thread in threads:
-                thread.join(0.2)
+        for number in range(len(slots)):
+            Thread(target=serve, args=[number], daemon=True).start()
+        while busy and not errors:
+            time.sleep(POLL)
         if errors:
             raise errors[0]
     except BaseException as error:
         errors.append(error)
-        while any(thread.is_alive() for thread in threads) and interrupt():
-            for thread in threads:
-                thread.join(0.5)
+        while busy and interrupt():
+            time.sleep(POLL)
         raise

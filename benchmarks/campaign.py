@@ -5,8 +5,8 @@
 
 The plan: every recipe with seed 0, then with seed 1, ...; then the five published runs by both protocols, seed by seed;
 then single changes of one recipe, judged by training images that are held out.
-A part ends by SIGTERM, and the campaign may be killed at any moment: with the same `--at-once`, each run resumes to the
-same bits on a CPU.
+At its end, after Ctrl-C, SIGTERM or an error, the runs are ended by SIGTERM; the campaign may be killed, too: with the
+same `--at-once`, each run resumes to the same bits on a CPU.
 """
 
 import os
@@ -14,11 +14,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
-from threading import Event
 from typing import NamedTuple
 
 from benchmarks import accuracy, references
@@ -26,7 +24,7 @@ from benchmarks.common import RESULTS, ROOT, config, head, parser, save, table
 from benchmarks.published import PUBLISHED
 from cifar_pl.runs import rundir
 from cifar_pl.runs.summary import read_metrics
-from cifar_pl.sweeps.slots import share
+from cifar_pl.sweeps.slots import Slot, run_all, share
 
 RECIPES = ("epochs5", "epochs10", "epochs16", "epochs24", "epochs30", "default")
 BASE = ("experiment=epochs10", "data.val_size=5000")
@@ -100,25 +98,32 @@ def show(jobs: Sequence[Job]) -> str:
     return table(("run", "seed", "epochs trained", "left", "minutes"), rows)
 
 
-def train(job: Job, deadline: float, environment: Mapping[str, str]) -> bool:
-    """Start or resume a run with these variables, and end it at the deadline; whether it finished.
+def train(job: Job, deadline: float, running: list[subprocess.Popen[bytes]], slot: Slot) -> None:
+    """Start or resume a run in this slot, add it to `running`, and end it at the deadline.
 
     With less than `MIN_SECONDS` left it is not started. Raises `SystemExit` if it ends with an error.
     """
     left = deadline - time.monotonic()
     if left < MIN_SECONDS:
-        return False
+        return
     start = [*job.overrides, f"hydra.run.dir={job.run_dir}"]
     arguments = [f"resume={job.run_dir}"] if rundir.is_run(job.run_dir) else start
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments], env={**os.environ, **environment})
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments], env={**os.environ, **slot})
+    running.append(process)
     try:
         status = process.wait(left)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         status = process.wait()
     if status not in (0, 128 + signal.SIGTERM):
         sys.exit(f"{job.run_dir}: train.py ended with status {status}.")
-    return status == 0
+
+
+def end(running: list[subprocess.Popen[bytes]]) -> bool:
+    """End these runs, each with one signal: a second one would not let it save. True, because they do end."""
+    while running:
+        running.pop().terminate()
+    return True
 
 
 def write_records(jobs: Sequence[Job], out: Path, data: str) -> None:
@@ -165,21 +170,12 @@ def main() -> None:
     deadline = time.monotonic() + 60 * args.minutes
     jobs = [job for job in plan(args.runs, args.overrides, args.seeds) if not args.only or job.name in args.only]
     if not args.plan:
-        environment = share(args.at_once) if args.at_once > 1 else {}
-        failed = Event()  # no further run is started, those that run go on
-
-        def begin(job: Job) -> None:
-            try:
-                if not failed.is_set():
-                    train(job, deadline, environment)
-            except SystemExit:
-                failed.set()
-                raise
-
-        todo = [job for job in jobs if job.left()]  # not in the threads, because Hydra composes one config at a time
+        slots = [share(args.at_once) if args.at_once > 1 else {}] * args.at_once
+        running: list[subprocess.Popen[bytes]] = []
+        work = [partial(train, job, deadline, running) for job in jobs if job.left()]
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
-            with ThreadPoolExecutor(args.at_once) as pool:
-                list(pool.map(begin, todo))
+            run_all(work, slots, partial(end, running))
         finally:
             if not args.no_records:
                 write_records(jobs, args.out, args.data)

@@ -78,7 +78,9 @@ def measure(name: str, labels: NDArray[np.int64], source: Source, args: Any) -> 
         others = [*LEAN, *(o for o in args.overrides if key_of(o) != "data")]
         chosen = ("data=image_folder", f"data.root={folder}", f"data.folds={args.folds}", f"data.fold={fold}")
         job = campaign.Job(name, 0, (*others, *chosen), args.dir / name / f"fold{fold}")
-        if job.left() and not campaign.train(job, time.monotonic() + NO_END, {}):
+        if job.left():
+            campaign.train(job, time.monotonic() + NO_END, [], {})
+        if job.left():
             raise SystemExit(f"{job.run_dir} was interrupted.")
         runs.append(job.run_dir)
     order = np.array([int(path.stem) for c in source.classes for path in sorted((folder / "train" / c).iterdir())])

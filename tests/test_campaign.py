@@ -26,7 +26,7 @@ def test_the_plan_is_of_different_runs_and_composes() -> None:
 
 
 @pytest.mark.slow
-def test_killed_twice_it_trains_all_that_is_left(tmp_path: Path) -> None:
+def test_ended_and_killed_it_trains_all_that_is_left(tmp_path: Path) -> None:
     def begin(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "benchmarks.campaign", "--seeds", "2", "--only", "default", "--no-records"]
         return subprocess.Popen(
@@ -41,13 +41,20 @@ def test_killed_twice_it_trains_all_that_is_left(tmp_path: Path) -> None:
     def epochs() -> list[int]:
         return [len(read_metrics(tmp_path / f"runs/default-seed{seed}" / rundir.METRICS)) for seed in range(2)]
 
-    for seed in (0, 1):
-        process = begin("--minutes", "9")
-        while not epochs()[seed]:
-            assert process.poll() is None
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)  # and with it train.py
-        process.communicate()
+    process = begin("--minutes", "9")
+    while not rundir.is_run(tmp_path / "runs/default-seed0"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()  # the campaign alone, which ends train.py
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert rundir.state(tmp_path / "runs/default-seed0")["status"] == "interrupted"
+    process = begin("--minutes", "9")
+    while not epochs()[1]:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)  # and with it train.py
+    process.communicate()
     before = epochs()
     assert before[0] == EPOCHS
     plan, _ = begin("--plan").communicate()

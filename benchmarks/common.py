@@ -20,8 +20,8 @@ from cifar_pl.runs.monitors import TEST_SELECTED
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-# ResNet18 on 8x8 images: the real path in a tenth of a second per step. Its layer3 has 2x2 pixels,
-# so the gallery explains layer1.
+# ResNet18 on 8x8 images: the real path in a tenth of a second per step. The gallery
+# explains layer1, whose maps have 8x8 pixels.
 TINY = (
     "data=digits",
     "data.image_size=8",

@@ -24,7 +24,7 @@ from cifar_pl.evaluation.gradcam import heat_maps
 from cifar_pl.machine import hardware
 from cifar_pl.models.resnet import resnet
 
-LAYER = "layer3"
+LAYER = "layer4"
 NUMBERS = (25, 100, 400, 1600)
 
 

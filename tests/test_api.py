@@ -223,7 +223,7 @@ NOTEBOOK = ROOT / "notebooks/tour.ipynb"
 def test_the_document_runs(
     finished_run: Path, config: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a run of digits, whose layer3 is too small to show anything; what it trains composes."""
+    """On a run of digits, whose layer4 is too small to show anything; what it trains composes."""
     first, *blocks = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
     (typed,) = re.findall(r"cifar_pl\.train(\(.*\))", first)
     assert config(*ast.literal_eval(typed)).trainer.max_epochs == 10
@@ -233,7 +233,7 @@ def test_the_document_runs(
         Image.new("RGB", (30, 40), "red").save(tmp_path / f"{name}.jpg")
     monkeypatch.chdir(tmp_path)
     mistake = next(iter(cifar_pl.open_run("outputs/day/run").mistakes(1)))
-    ours = {"cat": mistake.true, "dog": mistake.predicted, "layer3": "layer1", "layer2": "conv1"}
+    ours = {"cat": mistake.true, "dog": mistake.predicted, "layer4": "layer1", "layer3": "conv1"}
     code = re.sub(f'"({"|".join(ours)})"', lambda name: f'"{ours[name[1]]}"', "".join(blocks))
     names = {"cifar_pl": cifar_pl}
     exec(code, names)

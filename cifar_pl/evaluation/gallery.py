@@ -52,7 +52,7 @@ def explain(
     images: NDArray[np.uint8],
     classes: Sequence[str],
     title: str,
-    layers: Sequence[str] = ("layer3",),
+    layers: Sequence[str],
     method: str = "gradcam",
     device: torch.device | str = "cpu",
     fill: Sequence[float] = (0.5, 0.5, 0.5),

@@ -20,7 +20,6 @@ METHODS = {
     "gradcam++": ("Grad-CAM++", "GradCAMPlusPlus"),  # Chattopadhay et al. 2018, arXiv 1710.11063
     "hirescam": ("HiResCAM", "HiResCAM"),  # Draelos and Carin 2020, arXiv 2011.08891
 }
-SIDE = 7  # pixels, of the map that is shown where nobody named a layer: of layer3 for 32 pixels, of layer4 for 224
 MIN_SIDE = 4  # pixels; the map of a smaller layer would show nothing
 DRAWS = 8  # places to which the hidden part of an image is moved
 
@@ -40,7 +39,7 @@ def heat_maps(
 
     Args:
         network: uint8 (N, 3, H, W) to logits.
-        layers: Names of submodules with 2-D feature maps, such as `layer3`.
+        layers: Names of submodules with 2-D feature maps, such as `layer4`.
         images: uint8 (N, 3, H, W).
         classes: int64 (N,), the class to explain in each image.
         device: Device of the copy.
@@ -74,7 +73,9 @@ def heat_maps(
 
 
 def last_map(network: nn.Module, image_size: int) -> str:
-    """Name of the last layer whose maps have `SIDE` pixels or more, of those of images of this size.
+    """Name of the last layer whose maps have `MIN_SIDE` pixels or more: for 32 pixels, and for 224, ResNet18's layer4.
+
+    Grad-CAM of an earlier layer is sharper and often beside the thing: docs/results.md, "Which heat maps".
 
     Raises:
         UserError: no layer has maps.
@@ -93,7 +94,7 @@ def last_map(network: nn.Module, image_size: int) -> str:
             module.register_forward_hook(seen)
         spare(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))
     require(sizes, "The network has no layer with maps.")
-    return [name for name, size in sizes.items() if size >= min(SIDE, max(sizes.values()))][-1]
+    return [name for name, size in sizes.items() if size >= min(MIN_SIDE, max(sizes.values()))][-1]
 
 
 def new_head(network: nn.Module) -> nn.Module:

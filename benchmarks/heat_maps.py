@@ -4,7 +4,7 @@
 
 For so many misclassified and so many right images of each run, of its validation if it has one: how far the probability
 of the predicted class drops when the hottest quarter of the image is hidden, and when a quarter of the same shape is at
-random places (`gradcam.deletion`). Beside them are maps that know nothing of the image: things are mostly in the middle.
+random places (`gradcam.deletion`). Beside them are maps that know nothing of the image: things are often in the middle.
 """
 
 from typing import Any

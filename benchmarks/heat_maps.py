@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks import common
 from benchmarks.common import head, save, table
-from cifar_pl.evaluation.gradcam import METHODS, deletion, heat_maps
+from cifar_pl.evaluation.gradcam import METHODS, deletion, heat_maps, middle
 from cifar_pl.inference.saved import Saved, find
 
 KINDS = ("misclassified", "right")
@@ -23,7 +23,7 @@ LAYERS = ("layer2", "layer3", "layer4")
 
 
 def measure(run: Saved, number: int) -> dict[str, dict[str, NDArray[np.float32]]]:
-    """The drops by kind of image and by the name of the maps, each (up to `number`, 2)."""
+    """The drops by kind of image and by the name of the maps, each (up to `number`, 3)."""
     data = run.data()
     split = run.split(None, data)
     predictions = run.predictions(split, data)
@@ -39,8 +39,7 @@ def measure(run: Saved, number: int) -> dict[str, dict[str, NDArray[np.float32]]
             found = heat_maps(run.network, LAYERS, pixels, classes, run.device, method)
             maps |= {f"{title} of {layer}": one for layer, one in zip(LAYERS, found, strict=True)}
         maps["another image's Grad-CAM of layer4"] = np.roll(maps["Grad-CAM of layer4"], 1, axis=0)
-        square = (np.indices(pixels.shape[2:]) - (np.array(pixels.shape[2:]) - 1).reshape(2, 1, 1) / 2) ** 2
-        maps["the middle of the image"] = np.broadcast_to(-square.sum(0), (len(rows), *pixels.shape[2:]))
+        maps["the middle of the image"] = np.broadcast_to(middle(*pixels.shape[2:]), (len(rows), *pixels.shape[2:]))
         drops[kind] = {}
         for name, one in maps.items():
             drops[kind][name] = deletion(run.network, pixels, one, classes, data.mean, run.device)

@@ -155,11 +155,12 @@ def test_hiding_what_counts_makes_the_class_unlikely() -> None:
     drops = deletion(Corner(), images, maps, torch.ones(3, dtype=torch.long), (0.0, 0.0, 0.0), "cpu")
     p = 1 / (1 + np.exp(-4))
     np.testing.assert_allclose(drops[:2, 0], [p - (1 - p), 0], atol=1e-6)
+    np.testing.assert_allclose(drops[:, 2], p - 1 / (1 + np.exp(-2)), atol=1e-6)  # the middle has 4 of the 16 pixels
     assert drops[0, 1] < drops[0, 0] / 2  # moved elsewhere, it covers a quarter of the corner on average
     assert drops[1, 1] > 0
     assert 0 < drops[2, 0] < drops[0, 0]  # a flat map: pixels by chance
     grey = deletion(Corner(), images, maps, torch.ones(3, dtype=torch.long), (1.0, 0.0, 1.0), "cpu")
-    np.testing.assert_array_equal(grey, np.zeros((3, 2)))  # blue over blue
+    np.testing.assert_array_equal(grey, np.zeros((3, 3)))  # blue over blue
 
 
 def test_the_hidden_quarter_is_a_quarter_and_always_the_same() -> None:
@@ -202,7 +203,7 @@ def test_a_gallery_has_the_drops_of_each_layer_and_the_maps_of_a_new_head(tiny_n
     pixels = IMAGES.permute(0, 2, 3, 1).numpy()
     made = gallery.explain(tiny_network, "val", shown, pixels, ["a", "b", "c"], "", ["1", "3"])
     predicted = torch.tensor([case.predicted for case in shown])
-    assert made.drops.shape == (2, 5, 2)
+    assert made.drops.shape == (2, 5, 3)
     assert made.control.shape == (2, 5, 8, 8)
     own = made.maps[1, :, 0].astype(np.float32)
     expected = deletion(tiny_network, IMAGES, own, predicted, (0.5, 0.5, 0.5), "cpu")
@@ -210,6 +211,6 @@ def test_a_gallery_has_the_drops_of_each_layer_and_the_maps_of_a_new_head(tiny_n
     control = heat_maps(new_head(tiny_network), ["3"], IMAGES, predicted, "cpu")
     np.testing.assert_allclose(made.control[1], control[0], atol=1e-3)
     assert np.abs(made.control[1] - own).max() > 0.1
-    for layer, drops, (name, hot, elsewhere, more) in zip(("1", "3"), made.drops, made.deletion(), strict=True):
-        assert (name, more) == (layer, sum(a > b for a, b in drops.tolist()))
-        np.testing.assert_allclose([hot, elsewhere], drops.mean(0))
+    for layer, drops, (name, *means, more) in zip(("1", "3"), made.drops, made.deletion(), strict=True):
+        assert (name, more) == (layer, sum(hot > other for hot, other, _ in drops.tolist()))
+        np.testing.assert_allclose(means, drops.mean(0))

@@ -126,7 +126,7 @@ def images(
 
 def gallery(cases: list[Case], pixels: np.ndarray, classes: Sequence[str] = "abc", title: str = "", layer: str = "l"):
     maps = np.random.default_rng(0).random((1, len(cases), 2, *pixels.shape[1:3]), np.float32).astype(np.float16)
-    drops = np.zeros((1, len(cases), 2), np.float32)
+    drops = np.zeros((1, len(cases), 3), np.float32)
     return Gallery(title, "val", classes, cases, pixels[: len(cases)], "gradcam", [layer], maps, drops, maps[:, :, 0])
 
 

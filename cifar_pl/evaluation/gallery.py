@@ -26,7 +26,7 @@ class Gallery(NamedTuple):
     method: str  # one of gradcam.METHODS
     layers: Sequence[str]
     maps: NDArray[np.float16]  # (L, N, 2, H, W) in [0, 1]
-    drops: NDArray[np.float32]  # (L, N, 2), see `gradcam.deletion`: of the predicted class, by its map
+    drops: NDArray[np.float32]  # (L, N, 3), see `gradcam.deletion`: of the predicted class, by its map
     control: NDArray[np.float16]  # (L, N, H, W) in [0, 1], for the predicted class, of a network with a new head
 
     @classmethod
@@ -37,8 +37,8 @@ class Gallery(NamedTuple):
         part["cases"] = [Case(*map(int, row[:4]), *row[4:]) for row in part["cases"]]
         return cls(**part)
 
-    def deletion(self) -> list[tuple[str, float, float, int]]:
-        """For each layer the mean drops, and in how many images the hottest quarter mattered more than the other."""
+    def deletion(self) -> list[tuple[str, float, float, float, int]]:
+        """For each layer the mean drops, and in how many images the hottest quarter mattered more than a random one."""
         return [
             (layer, *drops.mean(0).tolist(), int((drops[:, 0] > drops[:, 1]).sum()))
             for layer, drops in zip(self.layers, self.drops, strict=True)

@@ -111,6 +111,13 @@ def new_head(network: nn.Module) -> nn.Module:
     return spare
 
 
+def middle(height: int, width: int) -> NDArray[np.float64]:
+    """A map (H, W) that is hottest in the middle, where things often are: one that means something beats it."""
+    size = np.array((height, width)).reshape(2, 1, 1)
+    away: NDArray[np.float64] = ((np.indices((height, width)) - (size - 1) / 2) ** 2).sum(0)
+    return -away
+
+
 def deletion(
     network: nn.Module,
     images: torch.Tensor,
@@ -119,11 +126,12 @@ def deletion(
     fill: Sequence[float],
     device: torch.device | str,
 ) -> NDArray[np.float32]:
-    """How far the probability of a class drops when a quarter of each image is hidden: float32 (N, 2), in [-1, 1].
+    """How far the probability of a class drops when a quarter of each image is hidden: float32 (N, 3), in [-1, 1].
 
     First for the hottest quarter of its map (Petsiuk et al. 2018, arXiv 1806.07421, in one step), then for a quarter of
     the same shape at random places, the mean of `DRAWS`: scattered pixels would spoil more of an image than a patch.
-    Of equally hot pixels some are taken by chance, always the same. Nothing changes, as in `heat_maps`.
+    Last for the quarter in the middle of the image. Of equally hot pixels some are taken by chance, always the same.
+    Nothing changes, as in `heat_maps`.
 
     Args:
         network: uint8 (N, 3, H, W) to logits.
@@ -133,13 +141,11 @@ def deletion(
         fill: The colour over what is hidden, three values in [0, 1].
         device: Device of the copy.
     """
-    rng, (n, height, width) = np.random.default_rng(0), maps.shape
-    order = np.lexsort((rng.random((n, height * width)), -maps.reshape(n, -1)))
-    hot = np.zeros((n, height * width), bool)
-    np.put_along_axis(hot, order[:, : height * width // 4], True, axis=1)
-    hot = hot.reshape(n, 1, height, width)
+    rng, (height, width) = np.random.default_rng(0), maps.shape[1:]
+    hot = _hottest(maps, rng)
     places = rng.integers((height, width), size=(DRAWS, 2)).tolist()
-    hidden = [np.zeros_like(hot), hot, *(np.roll(hot, place, axis=(2, 3)) for place in places)]
+    central = _hottest(np.broadcast_to(middle(height, width), maps.shape), rng)
+    hidden = [np.zeros_like(hot), hot, central, *(np.roll(hot, place, axis=(2, 3)) for place in places)]
     color = torch.tensor(fill).mul(255).round().to(torch.uint8)[:, None, None]
     p = []
     with torch.inference_mode(), torch.autocast(torch.device(device).type, enabled=False):
@@ -148,7 +154,16 @@ def deletion(
             parts = torch.split(torch.where(mask, color, images), BATCH)
             logits = torch.cat([spare(part.to(device)).cpu() for part in parts])
             p.append(logits.softmax(1).gather(1, classes[:, None])[:, 0].numpy())
-    return np.stack([p[0] - p[1], p[0] - np.mean(p[2:], axis=0)], axis=1)
+    return np.stack([p[0] - p[1], p[0] - np.mean(p[3:], axis=0), p[0] - p[2]], axis=1)
+
+
+def _hottest(maps: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """The hottest quarter of each map (N, H, W), of equally hot pixels some by chance: (N, 1, H, W)."""
+    n, height, width = maps.shape
+    order = np.lexsort((rng.random((n, height * width)), -maps.reshape(n, -1)))
+    hot = np.zeros((n, height * width), bool)
+    np.put_along_axis(hot, order[:, : height * width // 4], True, axis=1)
+    return hot.reshape(n, 1, height, width)
 
 
 def _spare(network: nn.Module) -> nn.Module:

@@ -72,7 +72,7 @@ def run_all(work: Sequence[Work], slots: Sequence[Slot], interrupt: Callable[[],
             item({})
         return
     todo, errors = deque[Work | None]([*work, *[None] * len(slots)]), list[BaseException]()
-    busy = set(range(len(slots)))  # not `is_alive`: on Python 3.11 a signal during `join` makes it False, gh-90882
+    busy = set(range(len(slots)))  # not `is_alive`: on 3.11 and 3.12 a signal during `join` makes it False, gh-90882
 
     def serve(number: int) -> None:
         # The launcher's processes inherit this: Ctrl-C on a terminal is not for them; `interrupt` stops the runs, once.
